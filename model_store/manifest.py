@@ -1,0 +1,172 @@
+"""The manifest: what an exported model is, in one small file.
+
+A manifest names a model's family, the shape and range of its images, and its networks as files with
+their SHA-256. It holds no code and no path outside its own folder. What only one family needs stands
+under ``options`` and is checked by that family when the model is set up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+
+from services.core.errors import InvalidManifest
+from services.core.validation import explain
+
+SCHEMA_VERSION = 1
+MANIFEST_NAMES = ("manifest.json", "manifest.yaml", "manifest.yml")
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_SIDE = 4096
+
+ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoredFile(_Strict):
+    """A file beside the manifest: a plain base name and the digest of its content."""
+
+    file: FileName
+    sha256: Sha256 | None = Field(None, description="Filled in by `atelier models add` when absent.")
+
+
+class OnnxFile(StoredFile):
+    """A network as an ONNX graph."""
+
+    inputs: dict[str, str] = Field(
+        default_factory=dict,
+        description="The family's name of an input to the graph's own, where they differ.",
+    )
+    outputs: dict[str, str] = Field(
+        default_factory=dict,
+        description="The family's name of an output to the graph's own, where they differ.",
+    )
+
+
+class SafetensorsFile(StoredFile):
+    """A network as weights for one of the architectures that ship with Atelier."""
+
+    architecture: str
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class NetworkFiles(_Strict):
+    """One network, exported as ONNX, as safetensors, or as both (equal by a parity gate)."""
+
+    onnx: OnnxFile | None = None
+    safetensors: SafetensorsFile | None = None
+
+    @model_validator(mode="after")
+    def _has_a_file(self) -> NetworkFiles:
+        if self.onnx is None and self.safetensors is None:
+            raise ValueError("a network needs an `onnx` or a `safetensors` entry")
+        return self
+
+
+class Manifest(_Strict):
+    """An exported model.
+
+    ``resolution`` is ``[height, width]``; ``pixel_range`` is the range that the networks use for
+    black to white.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: ModelId
+    family: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{1,31}$")]
+    description: Annotated[str, StringConstraints(max_length=2000)] = ""
+    license: Annotated[str, StringConstraints(max_length=200)] = "unspecified"
+    owned_by: Annotated[str, StringConstraints(max_length=100)] = "user"
+    created: datetime | None = None
+    resolution: tuple[Side, Side]
+    channels: Literal[1, 3] = 3
+    pixel_range: tuple[float, float] = (-1.0, 1.0)
+    networks: Annotated[dict[str, NetworkFiles], Field(min_length=1, max_length=16)]
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    files: dict[str, StoredFile] = Field(
+        default_factory=dict, description="Other files of the model, such as `card` and `sheet`."
+    )
+    metrics: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Numbers measured on held-out data."
+    )
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Manifest:
+        low, high = self.pixel_range
+        if not low < high:
+            raise ValueError(f"pixel_range must be [low, high] with low < high, got {[low, high]}")
+        return self
+
+    def stored_files(self) -> list[StoredFile]:
+        """Every file that the model consists of, networks first."""
+        exports = [e for n in self.networks.values() for e in (n.onnx, n.safetensors) if e]
+        return [*exports, *self.files.values()]
+
+
+def parse_manifest(text: str, *, source: str) -> Manifest:
+    """Read a manifest from JSON or YAML text.
+
+    Args:
+        text: the manifest; YAML is read with the safe loader, so it can hold plain values only.
+        source: what to call it in an error.
+
+    Raises:
+        InvalidManifest: it is no mapping, or a field is missing, unknown or out of range.
+    """
+    try:
+        raw: Any = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InvalidManifest(f"{source} is neither JSON nor YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise InvalidManifest(f"{source} must be a mapping of field names to values")
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        raise InvalidManifest(f"{source}: {explain(error).message}") from error
+
+
+def find_manifest(folder: Path) -> Path:
+    """The manifest file of a model's folder.
+
+    Raises:
+        InvalidManifest: there is none, or it is too large to be one.
+    """
+    for name in MANIFEST_NAMES:
+        path = folder / name
+        if path.is_file():
+            if path.stat().st_size > MAX_MANIFEST_BYTES:
+                raise InvalidManifest(f"{name} is larger than {MAX_MANIFEST_BYTES} bytes")
+            return path
+    raise InvalidManifest(f"{folder.name} holds no {' or '.join(MANIFEST_NAMES)}")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest at ``path``; see `parse_manifest`."""
+    return parse_manifest(path.read_text(encoding="utf-8"), source=path.name)
+
+
+def json_schema() -> dict[str, Any]:
+    """The manifest's JSON schema, as published in ``model_store/manifest.schema.json``."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Atelier model manifest",
+        **Manifest.model_json_schema(),
+    }
+
+
+_ID = re.compile(ModelId.__metadata__[0].pattern)  # type: ignore[attr-defined]
+
+
+def is_model_id(text: str) -> bool:
+    """Whether ``text`` follows the grammar of model names; nothing else ever reaches a store."""
+    return bool(_ID.match(text))

@@ -1,0 +1,1 @@
+"""How each built-in model was trained: one module each, run with ``python -m``."""

@@ -1,0 +1,1 @@
+"""The service: domain words, sampling maths, the loop, families, serving and the gateway."""

@@ -1,0 +1,63 @@
+"""The one protocol through which a gateway reaches engines. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.core.job import Answer, Call
+from services.core.model import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """How a pool is doing.
+
+    ``queue_seconds`` is the predicted device time of everything accepted and unfinished;
+    ``heartbeat_age`` the seconds since the loop last gave a sign of life.
+    """
+
+    name: str
+    placement: str
+    replicas: int
+    loaded: tuple[str, ...]
+    queue_seconds: float
+    trajectories: int
+    heartbeat_age: float
+
+
+class Backend(Protocol):
+    """Takes calls and answers them, wherever the engines are.
+
+    Cancelling the task that awaits `run` withdraws the call: its rows leave the batch within one
+    step.
+    """
+
+    async def run(self, call: Call) -> Answer:
+        """Do the work.
+
+        Raises:
+            AtelierError: the call was refused, failed, or was withdrawn.
+        """
+        ...
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """Every model that can be asked for, sorted by name."""
+        ...
+
+    async def model(self, name: str) -> ModelInfo:
+        """One model.
+
+        Raises:
+            ModelNotFound: there is none of that name; the message offers near names.
+        """
+        ...
+
+    async def status(self) -> Sequence[PoolStatus]:
+        """One entry per pool."""
+        ...
+
+    async def ready(self) -> bool:
+        """Whether a call would be taken now."""
+        ...

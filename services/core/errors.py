@@ -1,0 +1,173 @@
+"""Everything that can go wrong, as types.
+
+An error says what was wrong, what the limit is and what would be right. It crosses process
+boundaries as plain JSON (`to_json`, `from_json`), never pickled. What status code it becomes is the
+gateway's business alone (`services/gateway/errors.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class AtelierError(Exception):
+    """Base of every error that a caller can be told about.
+
+    Args:
+        message: one or two sentences for the caller: what was wrong and what would be right.
+        param: the request field at fault, where there is one.
+        retry_after: seconds after which trying again can help, where it can.
+    """
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` turns back into the same error."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+            "retry_after": self.retry_after,
+        }
+
+
+class BadRequest(AtelierError):
+    """The request could not be read: no JSON, no multipart, a missing body."""
+
+    code = "bad_request"
+
+
+class InvalidParameter(AtelierError):
+    """A field has the wrong type or value, is missing, or is not known."""
+
+    code = "invalid_parameter"
+
+
+class UnsupportedTask(AtelierError):
+    """The model cannot do this; the message says why and what to use instead."""
+
+    code = "unsupported_task"
+
+
+class InvalidImage(AtelierError):
+    """The bytes are no whole image: truncated, corrupt, or not what the header promised."""
+
+    code = "invalid_image"
+
+
+class UnsupportedMedia(AtelierError):
+    """The content is neither PNG, JPEG nor WebP, or the body has an unknown content type."""
+
+    code = "unsupported_media_type"
+
+
+class TooLarge(AtelierError):
+    """A body, part, image or prompt is over its limit."""
+
+    code = "too_large"
+
+
+class ModelNotFound(AtelierError):
+    """No such model; the message offers near names."""
+
+    code = "model_not_found"
+
+
+class QueueFull(AtelierError):
+    """The queue holds as much predicted work as it may; `retry_after` says when to come back."""
+
+    code = "queue_full"
+
+
+class DeadlineUnmeetable(AtelierError):
+    """Refused at once: the predicted finish lies behind the request's deadline."""
+
+    code = "deadline_unmeetable"
+
+
+class DeadlineExceeded(AtelierError):
+    """Accepted, but the deadline passed before the work was done."""
+
+    code = "deadline_exceeded"
+
+
+class Canceled(AtelierError):
+    """The caller withdrew the request."""
+
+    code = "canceled"
+
+
+class Unavailable(AtelierError):
+    """No replica can take the request now."""
+
+    code = "unavailable"
+
+
+class EngineFailure(AtelierError):
+    """The model's own computation failed for this row; its neighbours were not affected."""
+
+    code = "engine_failure"
+
+
+class OutOfDeviceMemory(AtelierError):
+    """A single row does not fit into the device's memory."""
+
+    code = "out_of_device_memory"
+
+
+class ModelError(AtelierError):
+    """Base of what can be wrong with a model's files."""
+
+    code = "model_error"
+
+
+class InvalidManifest(ModelError):
+    """The manifest is missing, unreadable or says something impossible."""
+
+    code = "invalid_manifest"
+
+
+class IntegrityFailure(ModelError):
+    """A file is missing or is not the one whose digest the manifest names; it was not opened."""
+
+    code = "integrity_failure"
+
+
+class UnsafeModel(ModelError):
+    """A file is of a kind that is never loaded: a pickle, an archive of code, a link."""
+
+    code = "unsafe_model"
+
+
+class InvalidNetwork(ModelError):
+    """A network cannot be opened, or its inputs and outputs are not what its family needs."""
+
+    code = "invalid_network"
+
+
+class ModelExists(ModelError):
+    """The name is taken."""
+
+    code = "model_exists"
+
+
+def _known(kind: type[AtelierError]) -> dict[str, type[AtelierError]]:
+    table = {kind.code: kind}
+    for child in kind.__subclasses__():
+        table |= _known(child)
+    return table
+
+
+def from_json(value: Mapping[str, Any]) -> AtelierError:
+    """The error that `AtelierError.to_json` described; an unknown code becomes the base type."""
+    kind = _known(AtelierError).get(value["code"], AtelierError)
+    return kind(value["message"], param=value.get("param"), retry_after=value.get("retry_after"))

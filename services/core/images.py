@@ -1,0 +1,173 @@
+"""Images in and out: three formats, bounded before they are decoded, re-encoded on the way out.
+
+No torch: arrays are uint8 ``[channels, height, width]``.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from services.core.errors import InvalidImage, InvalidParameter, TooLarge, UnsupportedMedia
+from services.core.job import Encoding
+
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+EDIT_THRESHOLD = 128
+
+_MODES = {1: "L", 3: "RGB"}
+_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What an uploaded image may be: ``max_bytes`` encoded, ``max_pixels`` decoded."""
+
+    max_bytes: int = 20 << 20
+    max_pixels: int = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What the header of an encoded image says, before a pixel is decoded."""
+
+    format: str
+    width: int
+    height: int
+
+
+def _sniff(data: bytes) -> bool:
+    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or is_webp
+
+
+def read_header(data: bytes, limits: ImageLimits, *, param: str = "image") -> ImageHeader:
+    """Check an encoded image against the limits without decoding it.
+
+    Raises:
+        UnsupportedMedia: neither PNG, JPEG nor WebP by content, whatever its name says.
+        TooLarge: too many bytes or pixels.
+        InvalidImage: the header cannot be read, or the image is animated.
+    """
+    if len(data) > limits.max_bytes:
+        raise TooLarge(f"the image has {len(data)} bytes; the limit is {limits.max_bytes}", param=param)
+    if not _sniff(data):
+        raise UnsupportedMedia("the content is not a PNG, JPEG or WebP image", param=param)
+    image = _open(data, param)
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise TooLarge(
+            f"the image is {width}x{height}; the limit is {limits.max_pixels} pixels", param=param
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise InvalidImage("animated images are not supported; send one frame", param=param)
+    return ImageHeader(image.format or "", width, height)
+
+
+def _open(data: bytes, param: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise InvalidImage("the image's header is corrupt", param=param) from error
+    except _DECODE_ERRORS as error:
+        raise InvalidImage(f"the image cannot be read: {error}", param=param) from error
+
+
+def _load(data: bytes, limits: ImageLimits, param: str) -> Image.Image:
+    """Decode, upright; 16-bit and palette images become 8-bit ones."""
+    read_header(data, limits, param=param)
+    image = _open(data, param)
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except _DECODE_ERRORS as error:
+        raise InvalidImage(f"the image is truncated or corrupt: {error}", param=param) from error
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """To ``(width, height)``: by whole blocks where the sizes allow it, else with a Lanczos filter.
+
+    A small image shown enlarged by whole pixels thus comes back exactly.
+    """
+    if image.size == size:
+        return image
+    whole = image.width % size[0] == 0 and image.height % size[1] == 0
+    return image.resize(size, Image.Resampling.BOX if whole else Image.Resampling.LANCZOS)
+
+
+def decode(
+    data: bytes,
+    resolution: tuple[int, int],
+    channels: int,
+    limits: ImageLimits,
+    *,
+    param: str = "image",
+) -> Pixels:
+    """Decode an image to what a model takes.
+
+    Args:
+        data: an encoded PNG, JPEG or WebP.
+        resolution: ``(height, width)`` to resize to.
+        channels: 1 or 3; colour is turned to luminance, transparency is laid on white.
+        limits: checked before anything is decoded.
+        param: the request field to blame.
+
+    Raises:
+        UnsupportedMedia, TooLarge, InvalidImage: see `read_header`; also when it is truncated.
+    """
+    image = _load(data, limits, param)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        backdrop = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(backdrop, image)
+    image = _resize(image.convert(_MODES[channels]), (resolution[1], resolution[0]))
+    array = np.asarray(image, dtype=np.uint8)
+    return np.ascontiguousarray(array.reshape(*resolution, channels).transpose(2, 0, 1))
+
+
+def decode_mask(
+    data: bytes, resolution: tuple[int, int], limits: ImageLimits, *, param: str = "mask"
+) -> Pixels:
+    """Decode a mask to ``[1, height, width]``: 255 where the image is to be edited, else 0.
+
+    A mask with transparency says so by alpha 0 (OpenAI's convention), one without by white
+    (diffusers' convention).
+
+    Raises:
+        InvalidParameter: the mask marks nothing.
+    """
+    image = _load(data, limits, param)
+    if image.has_transparency_data:
+        selected = np.asarray(image.convert("RGBA").getchannel("A")) < EDIT_THRESHOLD
+    else:
+        selected = np.asarray(image.convert("L")) >= EDIT_THRESHOLD
+    if not selected.any():
+        raise InvalidParameter(
+            "the mask marks nothing to edit; mark it with white, or with alpha 0", param=param
+        )
+    mask = Image.fromarray(np.where(selected, 255, 0).astype(np.uint8))
+    mask = mask.resize((resolution[1], resolution[0]), Image.Resampling.BOX)
+    return np.where(np.asarray(mask) > 0, 255, 0).astype(np.uint8)[None]
+
+
+def encode(pixels: Pixels, encoding: Encoding) -> bytes:
+    """Encode uint8 ``[channels, height, width]`` as a file without metadata."""
+    array = pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(array))
+    stream = io.BytesIO()
+    if encoding.format == "png":
+        image.save(stream, "PNG", compress_level=6)
+    elif encoding.format == "jpeg":
+        image.save(stream, "JPEG", quality=max(1, encoding.compression), subsampling=0)
+    else:
+        lossless = encoding.compression == 100
+        image.save(stream, "WEBP", quality=encoding.compression, lossless=lossless)
+    return stream.getvalue()

@@ -1,0 +1,66 @@
+"""One image in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from services.core.images import Pixels
+from services.core.job import Job
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Trajectory:
+    """The only owner of one image's state between noise and result.
+
+    Attributes:
+        job: what was asked.
+        key: trajectories with equal keys may share a network evaluation.
+        x: the state, without a batch dimension.
+        evaluations: network evaluations before it is decoded; may be 0.
+        index: how many of them are done.
+        condition: what the network is told besides the state.
+        generator: the trajectory's own source of noise, on the CPU.
+    """
+
+    job: Job[Any]
+    key: Hashable
+    x: Tensor
+    generator: torch.Generator
+    evaluations: int = 0
+    index: int = 0
+    condition: Mapping[str, Tensor] = field(default_factory=dict)
+    _pending: Tensor | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but decoding is left."""
+        return self.index >= self.evaluations
+
+    def noise(self) -> Tensor:
+        """Unit noise of the state's shape for the evaluation under way.
+
+        Drawn once per evaluation: an evaluation that is retried after a failure sees the same
+        noise, so a neighbour's fault leaves no trace in this image.
+        """
+        if self._pending is None:
+            self._pending = torch.randn(self.x.shape, generator=self.generator)
+        return self._pending
+
+    def commit(self, x: Tensor) -> None:
+        """Take the state after an evaluation; the only way that a trajectory moves on."""
+        self.x = x
+        self.index += 1
+        self._pending = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a trajectory came to: pixels, or values, or both."""
+
+    pixels: Pixels | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,120 @@
+"""Likelihoods and their bounds, in nats, per image.
+
+All functions reduce over everything but the leading (batch) dimension.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def bits_per_dim(log_likelihood: float, dims: int) -> float:
+    """``-log2 p(x) / d`` of an 8-bit image, from ``log p(x)`` in nats."""
+    return -log_likelihood / (math.log(2) * dims)
+
+
+def _sum(x: Tensor) -> Tensor:
+    return x.flatten(1).sum(1)
+
+
+def gaussian_log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """``log N(x; mean, exp(log_variance))`` with a diagonal covariance: ``[n]``."""
+    scaled = (x - mean).square() * torch.exp(-log_variance)
+    return _sum(-0.5 * (LOG_2PI + log_variance + scaled))
+
+
+def standard_normal_log_density(z: Tensor) -> Tensor:
+    """``log N(z; 0, I)``: ``[n]``."""
+    return _sum(-0.5 * (LOG_2PI + z.square()))
+
+
+def gaussian_entropy(log_variance: Tensor) -> Tensor:
+    """Differential entropy of a diagonal Gaussian: ``[n]``."""
+    return _sum(0.5 * (LOG_2PI + 1 + log_variance))
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """``KL(N(mean, exp(log_variance)) || N(0, I))`` (Kingma and Welling, 2013, appendix B)."""
+    return _sum(0.5 * (mean.square() + torch.exp(log_variance) - 1 - log_variance))
+
+
+def discretized_logistic_log_likelihood(pixels: Tensor, mean: Tensor, scale: float) -> Tensor:
+    """Log mass of 8-bit pixels under a logistic, integrated over each pixel's bin.
+
+    Kingma et al. (2016), appendix B.2; Salimans et al. (2017), eq. 2: the bins of 0 and 255 reach
+    to infinity, so the masses of the 256 values sum to one. The mass between bin edges l < u is
+    ``S(u) S(-l) (1 - e^(l - u))`` with S the logistic sigmoid, which does not cancel in the tails.
+
+    Args:
+        pixels: ``[n, ...]`` whole numbers from 0 to 255.
+        mean: ``[n, ...]`` the logistic's location, in pixel units.
+        scale: the logistic's scale, in pixel units.
+
+    Returns:
+        ``[n]`` nats.
+    """
+    upper, lower = (pixels + 0.5 - mean) / scale, (pixels - 0.5 - mean) / scale
+    width = math.log1p(-math.exp(-1 / scale))
+    inside = functional.logsigmoid(upper) + functional.logsigmoid(-lower) + width
+    first, last = functional.logsigmoid(upper), functional.logsigmoid(-lower)
+    return _sum(torch.where(pixels <= 0, first, torch.where(pixels >= 255, last, inside)))
+
+
+def importance_weighted_bound(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The IWAE bound and its standard error (Burda et al., 2015, eq. 8).
+
+    Args:
+        log_weights: ``[n, k]``, ``log p(x, z) - log q(z | x)`` for k draws of z.
+
+    Returns:
+        ``[n]`` bounds, ``log mean exp`` of the weights, and ``[n]`` standard errors by the delta
+        method: the coefficient of variation of the weights over ``sqrt(k)``; NaN for k = 1.
+    """
+    count = log_weights.shape[1]
+    bound = torch.logsumexp(log_weights, 1) - math.log(count)
+    relative = torch.exp(log_weights - bound.unsqueeze(1))
+    return bound, relative.std(1) / math.sqrt(count)
+
+
+def diffusion_term(
+    x_0: Tensor, denoised: Tensor, level: tuple[float, float], cleaner: tuple[float, float]
+) -> Tensor:
+    """The cost in nats of one step of the variational bound (Kingma et al., 2021, eq. 14).
+
+    ``KL(q(x_s | x_t, x_0) || p(x_s | x_t)) = (snr(s) - snr(t)) / 2 |x_0 - D(x_t)|^2``.
+
+    Args:
+        x_0: ``[n, ...]`` clean images.
+        denoised: ``[n, ...]`` the denoiser's output at the noisier level t.
+        level: ``(alpha, sigma)`` of t.
+        cleaner: ``(alpha, sigma)`` of s.
+    """
+    gain = _snr(cleaner) - _snr(level)
+    return 0.5 * gain * _sum((x_0 - denoised).square())
+
+
+def diffusion_prior_term(x_0: Tensor, level: tuple[float, float]) -> Tensor:
+    """``KL(q(x_T | x_0) || N(0, I))``: what the noisiest level still knows of the image."""
+    alpha, sigma = level
+    mean = alpha * x_0
+    return kl_to_standard_normal(mean, torch.full_like(mean, 2 * math.log(sigma)))
+
+
+def diffusion_last_term(dims: int, level: tuple[float, float]) -> float:
+    """The expected cost of reading x_0 off the cleanest level, ``N(x_0; x / alpha, (sigma/alpha)^2)``.
+
+    It is the entropy of that Gaussian, since x is x_0 with exactly this noise.
+    """
+    alpha, sigma = level
+    return 0.5 * dims * (LOG_2PI + 1 + 2 * math.log(sigma / alpha))
+
+
+def _snr(level: tuple[float, float]) -> float:
+    alpha, sigma = level
+    return (alpha / sigma) ** 2
