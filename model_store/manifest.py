@@ -1,8 +1,8 @@
 """The manifest: what an exported model is, in one small file.
 
 A manifest names a model's family, the shape and range of its images, and its networks as files with
-their SHA-256. It holds no code and no path outside its own folder. What only one family needs stands
-under ``options`` and is checked by that family when the model is set up.
+their SHA-256. It holds no code and no path outside its own folder. What only one family needs
+stands under ``options`` and is checked by that family when the model is set up.
 """
 
 from __future__ import annotations
@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
+from model_store.plain_files import read_plain
 from services.core.errors import InvalidManifest
 from services.core.validation import explain
 
@@ -24,10 +34,14 @@ MANIFEST_NAMES = ("manifest.json", "manifest.yaml", "manifest.yml")
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_SIDE = 4096
 
-ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
+MODEL_ID_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
+FILE_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
+
+ModelId = Annotated[str, StringConstraints(pattern=MODEL_ID_PATTERN)]
+FileName = Annotated[str, StringConstraints(pattern=FILE_NAME_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Dimension = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
 class _Strict(BaseModel):
@@ -41,7 +55,16 @@ class StoredFile(_Strict):
     sha256: Sha256 | None = Field(None, description="Filled in by `atelier models add` when absent.")
 
 
-class OnnxFile(StoredFile):
+class ExportFile(StoredFile):
+    """A network in one format."""
+
+    shapes: dict[str, list[Dimension]] = Field(
+        default_factory=dict,
+        description="Shape, without the batch, of an input whose shape the file does not tell.",
+    )
+
+
+class OnnxFile(ExportFile):
     """A network as an ONNX graph."""
 
     inputs: dict[str, str] = Field(
@@ -52,9 +75,12 @@ class OnnxFile(StoredFile):
         default_factory=dict,
         description="The family's name of an output to the graph's own, where they differ.",
     )
+    image_layout: Literal["nchw", "nhwc"] | None = Field(
+        None, description="The order of an image's axes, where the shapes leave it open."
+    )
 
 
-class SafetensorsFile(StoredFile):
+class SafetensorsFile(ExportFile):
     """A network as weights for one of the architectures that ship with Atelier."""
 
     architecture: str
@@ -90,7 +116,7 @@ class Manifest(_Strict):
     created: datetime | None = None
     resolution: tuple[Side, Side]
     channels: Literal[1, 3] = 3
-    pixel_range: tuple[float, float] = (-1.0, 1.0)
+    pixel_range: tuple[FiniteFloat, FiniteFloat] = (-1.0, 1.0)
     networks: Annotated[dict[str, NetworkFiles], Field(min_length=1, max_length=16)]
     options: dict[str, JsonValue] = Field(default_factory=dict)
     files: dict[str, StoredFile] = Field(
@@ -113,6 +139,32 @@ class Manifest(_Strict):
         return [*exports, *self.files.values()]
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML of plain values, without the aliases by which a few lines stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed in a manifest")
+        return super().compose_node(parent, index)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a field is given twice")
+    return table
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that a manifest may hold")
+
+
+def _plain_values(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+
+
 def parse_manifest(text: str, *, source: str) -> Manifest:
     """Read a manifest from JSON or YAML text.
 
@@ -124,7 +176,7 @@ def parse_manifest(text: str, *, source: str) -> Manifest:
         InvalidManifest: it is no mapping, or a field is missing, unknown or out of range.
     """
     try:
-        raw: Any = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+        raw = _plain_values(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidManifest(f"{source} is neither JSON nor YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -139,20 +191,29 @@ def find_manifest(folder: Path) -> Path:
     """The manifest file of a model's folder.
 
     Raises:
-        InvalidManifest: there is none, or it is too large to be one.
+        InvalidManifest: there is none.
     """
     for name in MANIFEST_NAMES:
         path = folder / name
-        if path.is_file():
-            if path.stat().st_size > MAX_MANIFEST_BYTES:
-                raise InvalidManifest(f"{name} is larger than {MAX_MANIFEST_BYTES} bytes")
+        if path.is_symlink() or path.exists():
             return path
     raise InvalidManifest(f"{folder.name} holds no {' or '.join(MANIFEST_NAMES)}")
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest at ``path``; see `parse_manifest`."""
-    return parse_manifest(path.read_text(encoding="utf-8"), source=path.name)
+    """Read the manifest at ``path``; see `parse_manifest`.
+
+    Raises:
+        UnsafeModel: it is a link or no regular file.
+        TooLarge: it is larger than a manifest may be.
+        IntegrityFailure: it is absent.
+    """
+    data = read_plain(path.parent, path.name, MAX_MANIFEST_BYTES)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidManifest(f"{path.name} is not UTF-8 text") from error
+    return parse_manifest(text, source=path.name)
 
 
 def json_schema() -> dict[str, Any]:
@@ -164,9 +225,11 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-_ID = re.compile(ModelId.__metadata__[0].pattern)  # type: ignore[attr-defined]
-
-
 def is_model_id(text: str) -> bool:
     """Whether ``text`` follows the grammar of model names; nothing else ever reaches a store."""
-    return bool(_ID.match(text))
+    return re.fullmatch(MODEL_ID_PATTERN.strip("^$"), text) is not None
+
+
+def is_file_name(text: str) -> bool:
+    """Whether ``text`` is a plain base name that a model's file may have."""
+    return re.fullmatch(FILE_NAME_PATTERN.strip("^$"), text) is not None

@@ -1,1 +1,54 @@
-"""Torch modules of the built-in models: what a manifest's ``architecture`` name stands for."""
+"""Torch modules of the built-in models: what a manifest's ``architecture`` name stands for.
+
+Every module's ``forward`` takes the family's input names as arguments, and its class names what
+``forward`` returns, in order, in ``outputs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from model_store.architectures.autoencoder import SpatialDecoder, SpatialEncoder
+from model_store.architectures.caption_transformer import CaptionTransformer
+from model_store.architectures.classifier import FactorClassifier
+from model_store.architectures.gan import ConditionalGenerator
+from model_store.architectures.realnvp import RealNVP, RealNVPInverse
+from model_store.architectures.vae import VectorDecoder, VectorEncoder
+from services.core.errors import InvalidNetwork
+
+ARCHITECTURES: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {
+        "caption_transformer": CaptionTransformer,
+        "conditional_generator": ConditionalGenerator,
+        "factor_classifier": FactorClassifier,
+        "realnvp": RealNVP,
+        "realnvp_inverse": RealNVPInverse,
+        "spatial_decoder": SpatialDecoder,
+        "spatial_encoder": SpatialEncoder,
+        "vector_decoder": VectorDecoder,
+        "vector_encoder": VectorEncoder,
+    }
+)
+"""The closed table: a manifest can name nothing else, so it can start no other code."""
+
+
+def build(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """An untrained module of the architecture ``name``, in eval mode.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        config: keyword arguments of its constructor.
+
+    Raises:
+        InvalidNetwork: there is no such architecture, or it takes no such configuration.
+    """
+    if name not in ARCHITECTURES:
+        raise InvalidNetwork(f"no architecture '{name}'; there are {sorted(ARCHITECTURES)}")
+    try:
+        return ARCHITECTURES[name](**config).eval()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidNetwork(f"architecture '{name}' takes no such config: {error}") from error

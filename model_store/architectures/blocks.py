@@ -57,6 +57,61 @@ class PatchDecoder(nn.Module):
         return self.refine(functional.silu(h))
 
 
+class StyledBlock(nn.Module):
+    """A residual block whose normalised features are scaled and shifted by a style vector."""
+
+    def __init__(self, channels: int, style: int) -> None:
+        """Build as the identity."""
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels, affine=False)
+        self.style = nn.Linear(style, 2 * channels)
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv_2.weight)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """``[n, channels, h, w]`` and ``[n, style]`` to ``[n, channels, h, w]``."""
+        scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
+        h = functional.silu(self.norm(x) * (1 + scale) + shift)
+        return x + self.conv_2(functional.silu(self.conv_1(h)))
+
+
+class StyledDecoder(nn.Module):
+    """Style vector to an image: depth at 8x8, pixel shuffle, then a palette of the image's own.
+
+    The last step mixes feature maps into colours with weights computed from the style, as the
+    modulated output layers of StyleGAN2 do (Karras et al., 2020, arXiv:1912.04958), so that a color
+    is one decision and not one for each pixel.
+    """
+
+    def __init__(
+        self, style: int, width: int = 64, blocks: int = 2, fine: int = 16, cells: int = 8
+    ) -> None:
+        """Build for images of ``4 * cells`` pixels, with ``fine`` feature maps at that size."""
+        super().__init__()
+        self.cells, self.fine = cells, fine
+        self.inlet = nn.Linear(style, 32 * cells * cells)
+        self.widen = nn.Conv2d(32, width, 3, padding=1)
+        self.blocks = nn.ModuleList(StyledBlock(width, style) for _ in range(blocks))
+        self.norm = nn.GroupNorm(8, width)
+        self.expand = nn.Conv2d(width, 16 * fine, 1)
+        self.shuffle = nn.PixelShuffle(4)
+        self.refine = nn.Conv2d(fine, fine, 3, padding=1)
+        self.palette = nn.Linear(style, 3 * (fine + 1))
+
+    def forward(self, style: Tensor) -> Tensor:
+        """``[n, style]`` to ``[n, 3, 4 cells, 4 cells]``, unbounded."""
+        side = 4 * self.cells
+        h = self.widen(self.inlet(style).view(-1, 32, self.cells, self.cells))
+        for block in self.blocks:
+            h = block(h, style)
+        h = self.shuffle(self.expand(functional.silu(self.norm(h))))
+        h = functional.silu(h + self.refine(functional.silu(h)))
+        palette = self.palette(style).view(-1, 3, self.fine + 1)
+        mixed = palette[:, :, 1:] @ h.flatten(2) + palette[:, :, :1]
+        return mixed.view(-1, 3, side, side)
+
+
 def gaussian_sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """``mean + std * noise``: the reparameterised draw (Kingma and Welling, 2013, eq. 4)."""
     return mean + torch.exp(0.5 * log_variance) * noise

@@ -45,6 +45,7 @@ def train(options: argparse.Namespace) -> torch.nn.Module:
         options.workspace,
         {"network": network, "average": average, "optimizer": optimizer},
         fresh=options.fresh,
+        export_only=options.export_only,
     )
     held_out = shapes.batch(1024, "validation", torch.Generator().manual_seed(3))
     for step in run.steps():

@@ -114,6 +114,7 @@ def train_denoiser(
             "standardizer": standardizer,
         },
         fresh=options.fresh,
+        export_only=options.export_only,
     )
     if run.progress >= 1.0:
         return average.module.eval(), standardizer

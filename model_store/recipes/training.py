@@ -61,6 +61,7 @@ class Run:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     fresh: bool = False
+    export_only: bool = False
 
     def __post_init__(self) -> None:
         """Seed torch, then resume from the checkpoint when there is one."""
@@ -73,6 +74,8 @@ class Run:
             self.checkpoint.unlink(missing_ok=True)
         if self.checkpoint.exists():
             self._load()
+        elif self.export_only:
+            raise FileNotFoundError(f"nothing to export: {self.checkpoint} does not exist")
 
     @property
     def progress(self) -> float:
@@ -81,6 +84,8 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Yield step numbers until the budget is spent; checkpoints once a minute and at the end."""
+        if self.export_only or self.progress >= 1.0:
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -102,6 +107,10 @@ class Run:
                     self.save()
                     saved = time.monotonic()
         self.save()
+
+    def summary(self) -> str:
+        """How long the run was, for the card."""
+        return f"{self.step:,} steps in {self.seconds / 60:.0f} minutes on one CPU thread"
 
     def log(self, **numbers: float) -> None:
         """Keep some numbers in the history and show them on the bar."""
@@ -148,9 +157,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
 
 
 def averaged(module: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
-    """An exponential moving average of a module's parameters and buffers."""
+    """An exponential moving average of a module's parameters; buffers are copied."""
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-    return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=average, use_buffers=True)
+    return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=average, use_buffers=False)
 
 
 def compiled(module: nn.Module) -> Callable[..., Any]:

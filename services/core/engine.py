@@ -10,32 +10,56 @@ import torch
 from pydantic import ValidationError
 
 from services.core import images as codec
-from services.core.errors import InvalidParameter, UnsupportedTask
+from services.core.errors import InvalidNetwork, InvalidParameter, UnsupportedTask
 from services.core.images import ImageLimits
 from services.core.job import Call, Job, Task
-from services.core.model import ModelInfo
-from services.core.network import OpenedModel
+from services.core.model import Conditioning, LikelihoodKind, ModelInfo
+from services.core.network import OpenedModel, TensorSpec
 from services.core.parameters import Parameters
-from services.core.trajectory import Result, Trajectory
+from services.core.trajectory import Result, Trajectory, Workload
 from services.core.validation import explain
 
 
-class Engine(ABC):
-    """Runs one model. Called from one thread at a time.
+REHEARSED_STEPS = 8
 
-    A family implements the five abstract methods. `step` and `decode` must be all-or-nothing: a
-    call that raises leaves every trajectory as it was, so that the loop can retry row by row.
+
+class Engine(ABC):
+    """Runs one model.
+
+    Constructed from the manifest alone, an engine can describe itself and check calls, from any
+    thread. After `setup` it can also work, from one thread at a time. `step` and `decode` are
+    all-or-nothing: a call that raises leaves every trajectory as it was, so that the loop can retry
+    row by row.
     """
 
     family: ClassVar[str]
-    tasks: ClassVar[Mapping[str, Task]] = {}
-    """Which task each operation belongs to; a task's own name need not be listed."""
 
     def __init__(self, model: OpenedModel, device: torch.device, limits: ImageLimits) -> None:
-        """Take an opened model; raise `InvalidNetwork` where it cannot be one of this family."""
+        """Take a model; no network is opened yet.
+
+        Raises:
+            InvalidManifest: its options are not what the family needs.
+        """
         self.model = model
         self.device = device
         self.limits = limits
+        self.read_options()
+
+    @abstractmethod
+    def read_options(self) -> None:
+        """Read the family's own options from the manifest; called once, at construction.
+
+        Raises:
+            InvalidManifest: a field is missing, unknown or out of range.
+        """
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Open the networks.
+
+        Raises:
+            ModelError: a network is absent, not the one that the manifest names, or no fit.
+        """
 
     @abstractmethod
     def describe(self) -> ModelInfo:
@@ -58,20 +82,19 @@ class Engine(ABC):
         """Turn finished trajectories into results."""
 
     @abstractmethod
+    def workload(self, job: Job[Any]) -> Workload:
+        """What a job will ask of the device."""
+
+    @abstractmethod
     def rehearsal(self) -> Sequence[Job[Any]]:
-        """Typical jobs, by which the loop measures at load what a batch costs."""
+        """Typical jobs, one for each kind of workload, by which costs are measured at load.
+
+        Stepwise ones take `REHEARSED_STEPS` evaluations or more.
+        """
 
     def step(self, batch: Sequence[Trajectory]) -> None:
         """ONE network evaluation for the whole batch; families of one evaluation have none."""
         raise NotImplementedError(f"{self.family} has no stepwise trajectories")
-
-    def cost(self, trajectory: Trajectory) -> int:  # noqa: ARG002 - families override
-        """Rows that the trajectory takes in a network's batch."""
-        return 1
-
-    def steps_of(self, job: Job[Any]) -> tuple[int, int]:  # noqa: ARG002 - families override
-        """``(network evaluations, rows in each)`` that a job will take before it is decoded."""
-        return 0, 1
 
     def jobs(self, call: Call, *, deadline: float | None = None) -> list[Job[Any]]:
         """Check a call against the model and split it into one job per row.
@@ -86,7 +109,7 @@ class Engine(ABC):
             parameters = kind.model_validate(dict(call.parameters))
         except ValidationError as error:
             raise explain(error, allowed=kind.model_fields) from error
-        self.check(call.name, parameters)
+        self.check(call, parameters)
         pixels, mask = self._images(call, kind)
         rows = parameters.rows(len(pixels))
         shift = 0 if kind.row_per_image else 1
@@ -105,8 +128,64 @@ class Engine(ABC):
             for row in range(rows)
         ]
 
-    def check(self, name: str, parameters: Any) -> None:  # noqa: B027 - families may have nothing to add
+    def check(self, call: Call, parameters: Any) -> None:  # noqa: B027 - may have nothing to add
         """Refuse parameters that fit the schema but not this model."""
+
+    def model_info(
+        self,
+        *,
+        conditioning: tuple[Conditioning, ...],
+        likelihood: LikelihoodKind,
+        labels: tuple[str, ...] = (),
+        limits: Mapping[str, Any] | None = None,
+    ) -> ModelInfo:
+        """What the manifest and the operations say, completed by what the family knows."""
+        operations = self.operations()
+        tasks = dict.fromkeys(self.task_of(name).value for name in operations)
+        return ModelInfo(
+            id=self.model.id,
+            family=self.model.family,
+            created=self.model.created,
+            owned_by=self.model.owned_by,
+            description=self.model.description,
+            tasks=tuple(tasks),
+            operations={name: kind.model_json_schema() for name, kind in operations.items()},
+            conditioning=conditioning,
+            resolution=self.model.resolution,
+            channels=self.model.channels,
+            likelihood=likelihood,
+            limits={
+                "max_image_bytes": self.limits.max_bytes,
+                "max_image_pixels": self.limits.max_pixels,
+                **(limits or {}),
+            },
+            labels=labels,
+            card=dict(self.model.card),
+        )
+
+    def latent_shape(self, declared: Sequence[int] | None, spec: TensorSpec) -> tuple[int, ...]:
+        """The shape of one latent: what the manifest declares, else what the graph says.
+
+        Raises:
+            InvalidNetwork: neither says, or they contradict each other.
+        """
+        if declared is None:
+            if None in spec.shape or not spec.shape:
+                raise InvalidNetwork(
+                    f"the graph of '{self.model.id}' does not fix the latent's shape "
+                    f"{list(spec.shape)}; declare it as options: {{latent: {{shape: [...]}}}}"
+                )
+            return tuple(side for side in spec.shape if side is not None)
+        fits = len(declared) == len(spec.shape) and all(
+            side is None or side == wanted
+            for side, wanted in zip(spec.shape, declared, strict=True)
+        )
+        if not fits:
+            raise InvalidNetwork(
+                f"the manifest of '{self.model.id}' declares a latent of {list(declared)}, "
+                f"the graph takes {list(spec.shape)}"
+            )
+        return tuple(declared)
 
     def _parameters(self, call: Call) -> type[Parameters]:
         operations = self.operations()
@@ -119,7 +198,7 @@ class Engine(ABC):
 
     def task_of(self, name: str) -> Task:
         """The task that an operation belongs to."""
-        return Task(name) if name in Task.__members__.values() else Task.EDIT
+        return Task(name) if name in list(Task) else Task.EDIT
 
     def _can(self, names: Sequence[str]) -> str:
         return f"{self.model.id} offers {', '.join(names) or 'none'}"

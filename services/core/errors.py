@@ -46,6 +46,12 @@ class BadRequest(AtelierError):
     code = "bad_request"
 
 
+class InvalidApiKey(AtelierError):
+    """The API key is missing or is none that the service knows."""
+
+    code = "invalid_api_key"
+
+
 class InvalidParameter(AtelierError):
     """A field has the wrong type or value, is missing, or is not known."""
 

@@ -13,25 +13,40 @@ from services.core.images import Pixels
 from services.core.job import Job
 
 
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a job asks of the device, known before it is started.
+
+    Attributes:
+        decode: jobs with equal values may share the evaluation that decodes them.
+        step: jobs with equal values may share a stepwise evaluation.
+        evaluations: stepwise evaluations before it is decoded; 0 for families of one evaluation.
+        rows: rows that the job takes in each stepwise batch.
+    """
+
+    decode: Hashable
+    step: Hashable = None
+    evaluations: int = 0
+    rows: int = 1
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Trajectory:
     """The only owner of one image's state between noise and result.
 
     Attributes:
         job: what was asked.
-        key: trajectories with equal keys may share a network evaluation.
+        workload: what it asks of the device.
         x: the state, without a batch dimension.
-        evaluations: network evaluations before it is decoded; may be 0.
-        index: how many of them are done.
+        index: how many of the workload's evaluations are done.
         condition: what the network is told besides the state.
         generator: the trajectory's own source of noise, on the CPU.
     """
 
     job: Job[Any]
-    key: Hashable
+    workload: Workload
     x: Tensor
     generator: torch.Generator
-    evaluations: int = 0
     index: int = 0
     condition: Mapping[str, Tensor] = field(default_factory=dict)
     _pending: Tensor | None = None
@@ -39,7 +54,7 @@ class Trajectory:
     @property
     def finished(self) -> bool:
         """Whether nothing but decoding is left."""
-        return self.index >= self.evaluations
+        return self.index >= self.workload.evaluations
 
     def noise(self) -> Tensor:
         """Unit noise of the state's shape for the evaluation under way.

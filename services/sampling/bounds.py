@@ -6,7 +6,9 @@ All functions reduce over everything but the leading (batch) dimension.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -118,3 +120,9 @@ def diffusion_last_term(dims: int, level: tuple[float, float]) -> float:
 def _snr(level: tuple[float, float]) -> float:
     alpha, sigma = level
     return (alpha / sigma) ** 2
+
+
+def percentile_among(value: float, reference: Sequence[float]) -> float:
+    """Where a value falls among evenly spaced quantiles of a reference set, in [0, 100]."""
+    ranks = np.linspace(0.0, 100.0, len(reference))
+    return float(np.interp(value, np.asarray(reference), ranks))

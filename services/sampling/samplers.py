@@ -40,6 +40,7 @@ class Plan:
         state: ``a``.
         denoised: ``b``, of shape ``[evaluations, HISTORY]``.
         noise: ``c``; where it is 0 no noise is drawn.
+        starts: ``[steps]``, the evaluation at which each step begins.
         initial_scale: unit noise times this is the first state.
     """
 
@@ -51,29 +52,32 @@ class Plan:
     state: Array
     denoised: Array
     noise: Array
-    initial_scale: float
+    starts: tuple[int, ...]
+    initial_scale: float = 1.0
 
     def __len__(self) -> int:
         """Network evaluations from noise to image."""
         return len(self.times)
 
-    def tail(self, start: int) -> Plan:
-        """The plan from evaluation ``start`` on, for a trajectory that begins part of the way."""
+    def from_step(self, step: int) -> Plan:
+        """The plan from a later step on, for a trajectory that begins part of the way.
+
+        The first evaluation has no history, so what its row takes from the past it takes from the
+        present: a multistep method starts at first order.
+        """
+        start = self.starts[step]
+        denoised = self.denoised[start:].copy()
+        denoised[0] = [denoised[0].sum(), *([0.0] * (HISTORY - 1))]
         return Plan(
-            *(
-                values[start:]
-                for values in (
-                    self.times,
-                    self.alphas,
-                    self.sigmas,
-                    self.next_alphas,
-                    self.next_sigmas,
-                    self.state,
-                    self.denoised,
-                    self.noise,
-                )
-            ),
-            initial_scale=self.initial_scale,
+            times=self.times[start:],
+            alphas=self.alphas[start:],
+            sigmas=self.sigmas[start:],
+            next_alphas=self.next_alphas[start:],
+            next_sigmas=self.next_sigmas[start:],
+            state=self.state[start:],
+            denoised=denoised,
+            noise=self.noise[start:],
+            starts=tuple(s - start for s in self.starts[step:]),
         )
 
 
@@ -87,6 +91,7 @@ class _Row:
     state: float
     denoised: tuple[float, ...]
     noise: float = 0.0
+    correction: bool = False
 
 
 def _deterministic(grid: Grid, i: int) -> _Row:
@@ -144,7 +149,7 @@ def _heun_correction(grid: Grid, i: int, *, straight: bool) -> _Row:
     ratio = next_sigma / sigma if straight else next_sigma * alpha / (next_alpha * sigma)
     weight = (1 if straight else next_alpha) * (1 - ratio) / (2 * ratio)
     level = (next_alpha, next_sigma)
-    return _Row(grid.times[i + 1], level, level, 1.0, (weight, -weight))
+    return _Row(grid.times[i + 1], level, level, 1.0, (weight, -weight), correction=True)
 
 
 def _heun(grid: Grid, *, straight: bool) -> list[_Row]:
@@ -248,6 +253,7 @@ def _plan(rows: Sequence[_Row], initial_scale: float) -> Plan:
         state=np.array([row.state for row in rows]),
         denoised=denoised,
         noise=np.array([row.noise for row in rows]),
+        starts=tuple(i for i, row in enumerate(rows) if not row.correction),
         initial_scale=initial_scale,
     )
 

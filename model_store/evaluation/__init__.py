@@ -1,0 +1,1 @@
+"""The numbers on a model's card, measured on held-out data."""

@@ -1,0 +1,43 @@
+"""The factor classifier that reads what a made shape shows.
+
+It is trained apart from every generator (`model_store.recipes.shapes_classifier`) and kept beside
+this module, so a number on a card can be measured again.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model_store.architectures import build
+
+WEIGHTS = Path(__file__).parent / "shapes_classifier.safetensors"
+FACTORS = ("shape", "color", "background", "size", "vertical", "horizontal")
+BATCH = 256
+
+
+@cache
+def judge() -> nn.Module:
+    """The classifier, in eval mode."""
+    module = build("factor_classifier", {})
+    module.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
+    return module.eval()
+
+
+def read_factors(images: Tensor) -> Tensor:
+    """The most likely value of each factor: ``[n, 3, 32, 32]`` in [-1, 1] to int64 ``[n, 6]``."""
+    rows = []
+    with torch.no_grad():
+        for part in images.split(BATCH):
+            rows.append(torch.stack([logits.argmax(1) for logits in judge()(part)], dim=1))
+    return torch.cat(rows)
+
+
+def factor_accuracy(images: Tensor, factors: Tensor) -> dict[str, float]:
+    """Share of images in which each factor is read as ``factors`` ``[n, 6]`` says, in [0, 1]."""
+    right = (read_factors(images) == factors).float().mean(dim=0)
+    return {name: round(float(right[i]), 4) for i, name in enumerate(FACTORS)}

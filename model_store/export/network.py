@@ -1,0 +1,206 @@
+"""One network as half-precision safetensors and as ONNX, proven equal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model_store.architectures import build
+
+OPSET = 18
+TOLERANCE = 1e-4
+PARITY_BATCHES = (1, 2, 7)
+SMALLEST_HALF = 256
+"""Initialisers of more elements than this are stored in half precision."""
+
+
+class ParityError(Exception):
+    """The two exports of a network do not compute the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A network input: its shape without the batch dimension, and how to draw a realistic one.
+
+    ``normal`` is N(0, 1), ``unit`` uniform in [0, 1], ``image`` uniform in [-1, 1], ``integer``
+    int64 uniform in ``0..high - 1``.
+    """
+
+    shape: tuple[int, ...]
+    kind: Literal["normal", "unit", "image", "integer"] = "normal"
+    high: int = 0
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """A random batch ``[count, *shape]``."""
+        shape = (count, *self.shape)
+        if self.kind == "integer":
+            return torch.randint(self.high, shape, generator=generator)
+        if self.kind == "normal":
+            return torch.randn(shape, generator=generator)
+        uniform = torch.rand(shape, generator=generator)
+        return uniform if self.kind == "unit" else 2 * uniform - 1
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkExport:
+    """A trained module and what has to be known to export it."""
+
+    name: str
+    architecture: str
+    module: nn.Module
+    inputs: Mapping[str, Input]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    """Base name of the safetensors file; networks that name the same one share it."""
+
+    @property
+    def onnx_file(self) -> str:
+        """Base name of the ONNX file."""
+        return f"{self.name}.onnx"
+
+    @property
+    def safetensors_file(self) -> str:
+        """Base name of the safetensors file."""
+        return f"{self.weights or self.name}.safetensors"
+
+    def draw(self, count: int, seed: int) -> dict[str, Tensor]:
+        """Random inputs, a batch of ``count``."""
+        generator = torch.Generator().manual_seed(seed)
+        return {name: spec.draw(count, generator) for name, spec in self.inputs.items()}
+
+
+def half_precision(module: nn.Module) -> dict[str, Tensor]:
+    """The module's weights rounded to float16, contiguous and apart from one another."""
+    return {
+        name: value.detach().half().clone().contiguous() if value.is_floating_point() else value
+        for name, value in module.state_dict().items()
+    }
+
+
+def load_module(network: NetworkExport, folder: Path) -> nn.Module:
+    """A fresh float32 module with the weights of the safetensors file."""
+    module = build(network.architecture, network.config)
+    weights = load_file(folder / network.safetensors_file)
+    module.load_state_dict({name: value.float() for name, value in weights.items()})
+    return module.eval()
+
+
+def export(network: NetworkExport, folder: Path) -> float:
+    """Write both files of a network and prove them equal.
+
+    Returns:
+        The largest absolute difference between the two over random inputs.
+
+    Raises:
+        ParityError: the difference is above `TOLERANCE`.
+    """
+    save_file(half_precision(network.module), folder / network.safetensors_file)
+    module = load_module(network, folder)
+    (folder / network.onnx_file).write_bytes(to_onnx(network, module).SerializeToString())
+    return check_parity(network, folder)
+
+
+def to_onnx(network: NetworkExport, module: nn.Module) -> onnx.ModelProto:
+    """The module as an ONNX graph with a dynamic batch and half-precision weights."""
+    example = network.draw(3, seed=0)
+    batch = torch.export.Dim("n", min=1)
+    program = torch.onnx.export(
+        module,
+        kwargs=example,
+        input_names=list(network.inputs),
+        output_names=list(type(module).outputs),  # type: ignore[attr-defined]
+        dynamic_shapes={name: {0: batch} for name in network.inputs},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program; this is a bug")
+    buffer = io.BytesIO()
+    program.save(buffer)
+    model = onnx.load_from_string(buffer.getvalue())
+    strip_metadata(model)
+    store_in_half(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def strip_metadata(model: onnx.ModelProto) -> None:
+    """Remove what an exporter notes down about the machine and the source it ran from."""
+    for part in (model, model.graph, *model.graph.node, *model.graph.initializer):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        value.ClearField("doc_string")
+        value.ClearField("metadata_props")
+
+
+def store_in_half(model: onnx.ModelProto) -> None:
+    """Store large float32 initialisers as float16 with a cast back to float32 behind each.
+
+    The file halves; onnxruntime folds the casts when it loads the graph, so that it computes in
+    float32. Lossless for weights that are float16 numbers already.
+    """
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size <= SMALLEST_HALF:
+            continue
+        name = tensor.name
+        half = numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
+        tensor.CopyFrom(half)
+        casts.append(
+            helper.make_node("Cast", [half.name], [name], f"{name}.cast", to=TensorProto.FLOAT)
+        )
+    nodes = [*casts, *model.graph.node]
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """A single-threaded CPU session."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def check_parity(network: NetworkExport, folder: Path) -> float:
+    """The largest absolute difference between the exports at batches of 1, 2 and 7.
+
+    Raises:
+        ParityError: it is above `TOLERANCE` or not a number, or an output's shape differs.
+    """
+    module = load_module(network, folder)
+    session = open_session(folder / network.onnx_file)
+    worst = 0.0
+    for count in PARITY_BATCHES:
+        inputs = network.draw(count, seed=count)
+        with torch.no_grad():
+            expected = module(**inputs)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        given = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        for output, a, b in zip(session.get_outputs(), expected, given, strict=True):
+            if tuple(a.shape) != b.shape:
+                raise ParityError(
+                    f"network '{network.name}': output '{output.name}' has shape {b.shape} in ONNX "
+                    f"and {tuple(a.shape)} in torch"
+                )
+            worst = max(worst, float(np.abs(a.numpy() - b).max()))
+            if not worst <= TOLERANCE:
+                raise ParityError(
+                    f"network '{network.name}': output '{output.name}' differs by {worst:.3g} "
+                    f"between ONNX and torch at batch {count}; at most {TOLERANCE:g} is allowed"
+                )
+    return worst

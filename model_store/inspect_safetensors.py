@@ -1,0 +1,110 @@
+"""A safetensors file, checked before the library sees it: header, counts, ranges, overlaps."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from model_store.file_content import refuse_unsafe
+from model_store.limits import StoreLimits
+from services.core.errors import InvalidNetwork, UnsafeModel
+
+LENGTH_BYTES = 8
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64,
+}  # fmt: skip
+_MAX_RANK = 16
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def check_safetensors(name: str, data: bytes, limits: StoreLimits) -> Shapes:
+    """The shapes of a file's tensors, once its header has proved sound.
+
+    Raises:
+        UnsafeModel: the file is a pickle or an archive.
+        InvalidNetwork: it is no safetensors file, over a limit, or its tensors are duplicate,
+            overlapping, out of range or of an unknown type.
+    """
+    refuse_unsafe(name, data)
+    try:
+        return _shapes(data, limits)
+    except (ValueError, RecursionError) as error:
+        if data[:1] == b"\x80":
+            raise UnsafeModel(f"'{name}' starts like a pickle: never loaded") from error
+        raise InvalidNetwork(f"'{name}' is no sound safetensors file: {error}") from error
+
+
+def _shapes(data: bytes, limits: StoreLimits) -> Shapes:
+    header, body = _header(data, limits)
+    entries = {key: value for key, value in header.items() if key != "__metadata__"}
+    if len(entries) > limits.tensors:
+        raise ValueError(f"{len(entries)} tensors; at most {limits.tensors} are taken")
+    shapes: Shapes = {}
+    ranges = []
+    for tensor, entry in entries.items():
+        shapes[tensor], begin, end = _tensor(tensor, entry, body)
+        ranges.append((begin, end, tensor))
+    _refuse_gaps(sorted(ranges), body)
+    return shapes
+
+
+def _header(data: bytes, limits: StoreLimits) -> tuple[dict[str, Any], int]:
+    if len(data) < LENGTH_BYTES + 2:
+        raise ValueError("it is shorter than a header")
+    length = int.from_bytes(data[:LENGTH_BYTES], "little")
+    if length > limits.header_bytes:
+        raise ValueError(f"a header of {length:,} bytes; at most {limits.header_bytes:,} are read")
+    if length > len(data) - LENGTH_BYTES:
+        raise ValueError(f"a header of {length:,} bytes in a file of {len(data):,}")
+    header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=_unique)
+    if not isinstance(header, dict):
+        raise ValueError("the header is no mapping")
+    return header, len(data) - LENGTH_BYTES - length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("the header names a tensor twice")
+    return table
+
+
+def _tensor(name: str, entry: Any, body: int) -> tuple[tuple[int, ...], int, int]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"tensor '{name}' lacks dtype, shape or data_offsets")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _naturals(shape) or len(shape) > _MAX_RANK:
+        raise ValueError(f"tensor '{name}' has an impossible shape")
+    if not _naturals(offsets) or len(offsets) != 2:
+        raise ValueError(f"tensor '{name}' has impossible offsets")
+    if entry["dtype"] not in _BITS:
+        raise ValueError(f"tensor '{name}' has unknown type {str(entry['dtype'])[:32]!r}")
+    begin, end = offsets
+    if not begin <= end <= body:
+        raise ValueError(f"tensor '{name}' lies outside the file")
+    if (end - begin) * 8 != math.prod(shape) * _BITS[entry["dtype"]]:
+        raise ValueError(f"tensor '{name}' has {end - begin} bytes, which its shape does not")
+    return tuple(shape), begin, end
+
+
+def _naturals(values: Any) -> bool:
+    if not isinstance(values, list):
+        return False
+    return all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
+
+
+def _refuse_gaps(ranges: list[tuple[int, int, str]], body: int) -> None:
+    reached = 0
+    for begin, end, name in ranges:
+        if begin < reached:
+            raise ValueError(f"tensor '{name}' overlaps another")
+        if begin > reached:
+            raise ValueError(f"{begin - reached} bytes before tensor '{name}' belong to nothing")
+        reached = end
+    if reached != body:
+        raise ValueError(f"{body - reached} bytes at the end belong to nothing")

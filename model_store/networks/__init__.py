@@ -1,0 +1,1 @@
+"""Networks as plain functions on tensors, however they were exported."""

@@ -1,0 +1,71 @@
+"""What the families call the inputs and outputs of their networks, and of what kind each is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Kind(StrEnum):
+    """What a tensor means; with the shape of one row."""
+
+    IMAGE = "image"  # float [channels, height, width]
+    LATENT = "latent"  # float, any shape of one dimension or more
+    TIME = "time"  # float []
+    LABEL = "label"  # int64 []
+    TOKENS = "tokens"  # int64 [length]
+    NUMBER = "number"  # float []
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output: ``required`` ones are also found by position, if not by name.
+
+    A port that is ``named`` is found by its name alone: which of several things a tensor is, its
+    shape does not tell.
+    """
+
+    name: str
+    kind: Kind
+    required: bool = True
+    named: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The inputs and outputs of one network of one family."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+_IMAGE = Port("image", Kind.IMAGE)
+_Z = Port("z", Kind.LATENT)
+_LABEL = Port("label", Kind.LABEL, required=False)
+_TOKENS = Port("tokens", Kind.TOKENS, required=False)
+_ENCODER = Signature((_IMAGE, _LABEL), (Port("mean", Kind.LATENT), Port("log_variance", Kind.LATENT)))
+_DECODER = Signature((_Z, _LABEL), (_IMAGE,))
+_PREDICTIONS = tuple(
+    Port(name, Kind.LATENT, required=False, named=True)
+    for name in ("velocity", "epsilon", "denoised", "score")
+)
+
+SIGNATURES: Mapping[tuple[str, str], Signature] = MappingProxyType(
+    {
+        ("gan", "generator"): _DECODER,
+        ("vae", "encoder"): _ENCODER,
+        ("vae", "decoder"): _DECODER,
+        ("flow", "forward"): Signature(
+            (Port("x", Kind.IMAGE), _LABEL), (_Z, Port("log_det", Kind.NUMBER))
+        ),
+        ("flow", "inverse"): Signature((_Z, _LABEL), (Port("x", Kind.IMAGE),)),
+        ("diffusion", "denoiser"): Signature(
+            (Port("x", Kind.LATENT), Port("t", Kind.TIME), _TOKENS, _LABEL), _PREDICTIONS
+        ),
+        ("diffusion", "encoder"): _ENCODER,
+        ("diffusion", "decoder"): _DECODER,
+    }
+)
+"""By family and network; a network that is not listed keeps the names and shapes of its graph."""

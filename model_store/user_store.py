@@ -1,0 +1,127 @@
+"""The user's models, content addressed: ``blobs/<sha256>`` and ``models/<id>.json``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from model_store.atomic_files import TEMPORARY_PREFIX, locked, write_atomic
+from model_store.limits import StoreLimits
+from model_store.manifest import Manifest, StoredFile, is_model_id, read_manifest
+from model_store.plain_files import digest, read_plain
+from model_store.read_cache import ReadCache
+from services.core.errors import (
+    IntegrityFailure,
+    InvalidManifest,
+    ModelError,
+    ModelExists,
+    ModelNotFound,
+    TooLarge,
+)
+
+MANIFEST_SUFFIX = ".json"
+
+
+class UserStore:
+    """Writes take the store's lock and are atomic; reads need no lock."""
+
+    origin = "user"
+
+    def __init__(self, root: Path, limits: StoreLimits) -> None:
+        """Keep models below ``root``, which is made on the first write."""
+        self.root = root
+        self._limits = limits
+        self._blobs = root / "blobs"
+        self._models = root / "models"
+        self._cache: ReadCache[Manifest] = ReadCache(read_manifest)
+
+    def ids(self) -> list[str]:
+        """Names of the stored models."""
+        if not self._models.is_dir():
+            return []
+        names = [p.name.removesuffix(MANIFEST_SUFFIX) for p in self._models.glob("*.json")]
+        return [name for name in names if is_model_id(name)]
+
+    def manifest(self, model_id: str) -> Manifest:
+        """The stored manifest of ``model_id``, which `ids` has named."""
+        manifest = self._cache.get(self._path(model_id))
+        if manifest.id != model_id:
+            raise InvalidManifest(f"'{model_id}.json' is a manifest of '{manifest.id}'")
+        return manifest
+
+    def read(self, manifest: Manifest, file: StoredFile) -> bytes:  # noqa: ARG002 - by content
+        """A file's bytes, not yet verified."""
+        if file.sha256 is None:
+            raise IntegrityFailure(f"'{file.file}' was stored without a digest")
+        try:
+            return read_plain(self._blobs, file.sha256, self._limits.file_bytes)
+        except ModelError as error:
+            raise type(error)(error.message.replace(file.sha256, file.file)) from error
+
+    def size(self, manifest: Manifest) -> int:
+        """Bytes of the files that are there."""
+        paths = {self._blobs / f.sha256 for f in manifest.stored_files() if f.sha256}
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
+    def put(self, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
+        """Store a model whose every file names its digest.
+
+        Args:
+            manifest: what to store.
+            contents: the bytes of each file it names.
+
+        Raises:
+            ModelExists: the name is taken; nothing was changed.
+            IntegrityFailure: a file's bytes are absent or not those of the digest.
+        """
+        for file in manifest.stored_files():
+            if file.file not in contents or digest(contents[file.file]) != file.sha256:
+                raise IntegrityFailure(f"'{file.file}' is not the file that the manifest names")
+        text = manifest.model_dump_json(indent=2, exclude_defaults=False)
+        with locked(self.root / "lock"):
+            if self._path(manifest.id).exists():
+                raise ModelExists(
+                    f"a model '{manifest.id}' is stored already; remove it first, or add this one "
+                    "by another name"
+                )
+            for file in manifest.stored_files():
+                self._put_blob(str(file.sha256), contents[file.file])
+            write_atomic(self._path(manifest.id), text.encode())
+
+    def remove(self, model_id: str) -> None:
+        """Forget a model and delete the files that no other model names.
+
+        Raises:
+            ModelNotFound: it is not stored here.
+        """
+        with locked(self.root / "lock"):
+            try:
+                self._path(model_id).unlink()
+            except FileNotFoundError as error:
+                raise ModelNotFound(f"no model '{model_id}' is stored") from error
+            self._collect()
+
+    def _path(self, model_id: str) -> Path:
+        return self._models / f"{model_id}{MANIFEST_SUFFIX}"
+
+    def _put_blob(self, sha256: str, data: bytes) -> None:
+        try:
+            whole = digest(read_plain(self._blobs, sha256, self._limits.file_bytes)) == sha256
+        except (ModelError, TooLarge):
+            whole = False
+        if not whole:
+            write_atomic(self._blobs / sha256, data, mode=0o444)
+
+    def _collect(self) -> None:
+        """Delete blobs without a model; none while a manifest is unreadable."""
+        used = set()
+        for model_id in self.ids():
+            try:
+                used |= {file.sha256 for file in self.manifest(model_id).stored_files()}
+            except ModelError:
+                return
+        for path in self._blobs.iterdir() if self._blobs.is_dir() else ():
+            stale = path.name.startswith(TEMPORARY_PREFIX)
+            if stale or (re.fullmatch("[0-9a-f]{64}", path.name) and path.name not in used):
+                path.unlink()

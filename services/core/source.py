@@ -1,0 +1,35 @@
+"""Where engines get their models from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from services.core.network import OpenedModel
+
+
+class ModelSource(Protocol):
+    """Finds models by name; a store of files implements it."""
+
+    def names(self) -> Sequence[str]:
+        """Every model, sorted."""
+        ...
+
+    def fingerprint(self, name: str) -> str:
+        """Changes whenever the model behind a name does.
+
+        Raises:
+            ModelNotFound: there is none; the message offers near names.
+        """
+        ...
+
+    def open(self, name: str, device: torch.device) -> OpenedModel:
+        """The model, its networks opened when they are first asked for.
+
+        Raises:
+            ModelNotFound: there is none.
+            ModelError: its manifest cannot be used.
+        """
+        ...

@@ -1,0 +1,166 @@
+"""The three ways through a diffusion model: sampling, inverting, and judging an image.
+
+Each is a trajectory that says at which level its state stands and what follows from the denoised
+image. The engine evaluates the network for all of them in one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.core.trajectory import Trajectory
+from services.sampling.bounds import diffusion_last_term, diffusion_prior_term, diffusion_term
+from services.sampling.samplers import HISTORY, Plan, advance
+from services.sampling.schedule import Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Where a state stands: what the network is told, the signal and the noise."""
+
+    time: float
+    alpha: float
+    sigma: float
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """What inpainting holds on to: the known latents and where they are not to be kept.
+
+    ``mask`` is 1 where the image is made anew; both are of the state's shape or broadcast to it.
+    """
+
+    known: Tensor
+    mask: Tensor
+    noise: Tensor
+
+    def apply(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
+        """Put the known part back, at the level the state has reached (Lugmayr et al., 2022)."""
+        return self.mask * x + (1 - self.mask) * (alpha * self.known + sigma * self.noise)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sampling(Trajectory):
+    """A state on its way along a plan, from noise to image or, inverted, back."""
+
+    plan: Plan
+    scale: float = 1.0
+    past: Tensor | None = None
+    blend: Blend | None = None
+
+    @property
+    def level(self) -> Level:
+        """Where the next evaluation takes place."""
+        i = self.index
+        return Level(self.plan.times[i], self.plan.alphas[i], self.plan.sigmas[i])
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Judgement(Trajectory):
+    """A clean latent whose variational bound is being estimated, ``passes`` times over.
+
+    ``x`` is the clean latent of the pass under way plus noise; the terms of a pass are summed in
+    ``diffusion``, one entry per pass. Clean latents are drawn around ``mean`` with standard
+    deviation ``std``: from a Gaussian posterior, or ``uniform`` within a pixel's bin.
+    """
+
+    grid: Grid
+    mean: Tensor
+    std: Tensor
+    pixels: Tensor
+    passes: int
+    uniform: bool = False
+    clean: list[Tensor] = field(default_factory=list)
+    diffusion: list[float] = field(default_factory=list)
+    scale: float = 1.0
+
+    @property
+    def terms(self) -> int:
+        """Network evaluations per pass."""
+        return len(self.grid.times)
+
+    @property
+    def level(self) -> Level:
+        """Where the next evaluation takes place."""
+        i = self.index % self.terms
+        return Level(self.grid.times[i], self.grid.alphas[i], self.grid.sigmas[i])
+
+    def begin_pass(self) -> None:
+        """Draw a clean latent from the posterior and the first noise."""
+        self.clean.append(self.mean + self.std * self._posterior_noise())
+        self.diffusion.append(0.0)
+        self.x = self._noised(0)
+
+    def judge(self, denoised: Tensor) -> None:
+        """Add the term of this evaluation and move on to the next level, or the next pass."""
+        i = self.index % self.terms
+        clean = self.clean[-1]
+        term = diffusion_term(
+            clean[None], denoised[None], self._at(i), self._at(i + 1)
+        )
+        self.diffusion[-1] += float(term)
+        self.commit(self.x)
+        if i + 1 < self.terms:
+            self.x = self._noised(i + 1)
+        elif not self.finished:
+            self.begin_pass()
+
+    def rest(self) -> float:
+        """The terms that need no network: at the noisiest and at the cleanest level, in nats."""
+        prior = torch.stack([diffusion_prior_term(c[None], self._at(0)) for c in self.clean])
+        return float(prior.mean()) + diffusion_last_term(self.mean.numel(), self._at(self.terms))
+
+    def _posterior_noise(self) -> Tensor:
+        """Of unit variance."""
+        if not self.uniform:
+            return torch.randn(self.mean.shape, generator=self.generator)
+        return (torch.rand(self.mean.shape, generator=self.generator) - 0.5) * math.sqrt(12)
+
+    def _noised(self, i: int) -> Tensor:
+        alpha, sigma = self._at(i)
+        noise = torch.randn(self.mean.shape, generator=self.generator)
+        return alpha * self.clean[-1] + sigma * noise
+
+    def _at(self, i: int) -> tuple[float, float]:
+        return float(self.grid.alphas[i]), float(self.grid.sigmas[i])
+
+
+def advance_samplings(batch: Sequence[Sampling], denoised: Tensor) -> None:
+    """Move every sampling on by its own row of coefficients, in one expression for all.
+
+    Args:
+        batch: at least one.
+        denoised: ``[n, ...]``, the guided denoised images.
+    """
+    rows = np.stack(
+        [
+            np.concatenate(
+                ([t.plan.state[t.index]], t.plan.denoised[t.index], [t.plan.noise[t.index]])
+            )
+            for t in batch
+        ]
+    )
+    x = torch.stack([t.x for t in batch])
+    images = [denoised]
+    if rows[:, 2 : 1 + HISTORY].any():
+        past = [t.past if t.past is not None else torch.zeros_like(t.x) for t in batch]
+        images.append(torch.stack(past))
+    noise = None
+    if rows[:, -1].any():
+        silence = torch.zeros_like(batch[0].x)
+        noise = torch.stack(
+            [t.noise() if row[-1] else silence for t, row in zip(batch, rows, strict=True)]
+        )
+    moved = advance(x, images, noise, torch.from_numpy(rows))
+    for t, state, image in zip(batch, moved.unbind(0), denoised.unbind(0), strict=True):
+        i = t.index
+        if t.blend is not None:
+            state = t.blend.apply(state, t.plan.next_alphas[i], t.plan.next_sigmas[i])
+        t.past = image
+        t.commit(state)

@@ -1,0 +1,140 @@
+"""What finished trajectories come to: images, latents, bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.core.images import Pixels
+from services.core.network import Network, OpenedModel
+from services.core.parameters import Latents
+from services.core.pixels import LEVELS, require_finite, to_pixels
+from services.core.trajectory import Result, Trajectory
+from services.families.diffusion.flights import Judgement
+from services.families.diffusion.options import DiffusionOptions
+from services.sampling.bounds import (
+    bits_per_dim,
+    discretized_logistic_log_likelihood,
+    gaussian_entropy,
+    percentile_among,
+)
+
+ANOMALOUS_PERCENTILE = 1.0
+
+
+class Renderer:
+    """Decodes the states of one model."""
+
+    def __init__(
+        self, model: OpenedModel, options: DiffusionOptions, device: torch.device
+    ) -> None:
+        """Open the decoder of a latent model.
+
+        Raises:
+            InvalidNetwork: there is none.
+        """
+        self._model, self._options, self._device = model, options, device
+        self._decoder: Network | None = None
+        self.shift, self.scale = torch.tensor(0.0), torch.tensor(1.0)
+        space = options.latent
+        if space is not None:
+            self._decoder = model.network("decoder", inputs=["z"], outputs=["image"])
+            self.shift = torch.tensor(space.shift).view(-1, 1, 1)
+            self.scale = torch.tensor(space.scale).view(-1, 1, 1)
+
+    def images(self, batch: Sequence[Trajectory]) -> list[Result]:
+        """8-bit images; what an inpainting was told to keep is the original's, to the pixel."""
+        decoded = self._decode(torch.stack([t.x for t in batch]))
+        pixels = to_pixels(decoded, self._model.pixel_range)
+        return [
+            Result(_composite(t, image), {"seed": t.job.seed})
+            for t, image in zip(batch, pixels, strict=True)
+        ]
+
+    def latents(self, trajectory: Trajectory) -> Result:
+        """The state as it is, for `encode`."""
+        require_finite(trajectory.x)
+        latents = Latents.from_array(trajectory.x.numpy()).model_dump()
+        return Result(values={"latents": latents, "kind": "noise"})
+
+    def bounds(self, batch: Sequence[Judgement]) -> list[Result]:
+        """The variational bounds of a batch, with their terms.
+
+        ``log p(image) >= E[log p(image | z)] + E[log p(z)] + H(q(z | image))`` (Kingma and Welling,
+        2013, eq. 2), with ``log p(z)`` bounded by the diffusion's own terms (Kingma et al., 2021,
+        eq. 11). In pixel space z is the image, dequantised uniformly, and the first term is absent.
+        """
+        reconstructions = self._reconstructions(batch)
+        return [
+            self._bound(row, values) for row, values in zip(batch, reconstructions, strict=True)
+        ]
+
+    def _decode(self, x: Tensor) -> Tensor:
+        if self._decoder is None:
+            return x
+        z = x * self.scale + self.shift
+        return self._decoder(z=z.to(self._device))["image"].cpu()
+
+    def _reconstructions(self, batch: Sequence[Judgement]) -> list[list[float]]:
+        """``log p(image | z)`` of every pass of every row; zeros in pixel space."""
+        observation = self._options.observation
+        if self._decoder is None or observation is None:
+            return [[0.0] * row.passes for row in batch]
+        clean = torch.stack([z for row in batch for z in row.clean])
+        pixels = torch.stack([row.pixels for row in batch for _ in row.clean])
+        low, high = self._model.pixel_range
+        mean = (self._decode(clean).double() - low) / (high - low) * (LEVELS - 1)
+        values = discretized_logistic_log_likelihood(pixels, mean, observation.scale)
+        require_finite(values)
+        flat = iter(values.tolist())
+        return [[next(flat) for _ in row.clean] for row in batch]
+
+    def _bound(self, row: Judgement, reconstructions: Sequence[float]) -> Result:
+        rest = row.rest()
+        entropy = self._entropy(row)
+        estimates = [
+            reconstruction - diffusion - rest + entropy
+            for reconstruction, diffusion in zip(reconstructions, row.diffusion, strict=True)
+        ]
+        log_likelihood = fmean(estimates)
+        count = len(estimates)
+        values: dict[str, Any] = {
+            "log_likelihood": log_likelihood,
+            "bits_per_dim": bits_per_dim(log_likelihood, row.pixels.numel()),
+            "kind": "lower_bound",
+            "std_error": stdev(estimates) / math.sqrt(count) if count > 1 else None,
+            "terms": {
+                "reconstruction": fmean(reconstructions),
+                "diffusion": -fmean(row.diffusion),
+                "ends": -rest,
+                "entropy": entropy,
+            },
+            "samples": count,
+            "percentile": None,
+            "anomalous": None,
+        }
+        reference = self._options.reference_log_likelihoods
+        if reference:
+            percentile = percentile_among(log_likelihood, reference)
+            values |= {"percentile": percentile, "anomalous": percentile < ANOMALOUS_PERCENTILE}
+        return Result(values=values)
+
+    def _entropy(self, row: Judgement) -> float:
+        """Of the posterior; in pixel space, of the uniform noise within a pixel's bin."""
+        if self._decoder is None:
+            low, high = self._model.pixel_range
+            return row.mean.numel() * math.log((high - low) / LEVELS)
+        return float(gaussian_entropy(2 * torch.log(row.std.double())[None]))
+
+
+def _composite(trajectory: Trajectory, image: Pixels) -> Pixels:
+    mask = trajectory.job.mask
+    if mask is None:
+        return image
+    return np.where(mask > 0, image, trajectory.job.images[0])

@@ -1,0 +1,184 @@
+"""The bodies of answers: their schemas, and how a backend's `Answer` becomes one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+
+from services.core.errors import InvalidParameter
+from services.core.images import MEDIA_TYPES
+from services.core.job import Answer, ImageFormat, Item, Timings
+from services.core.parameters import Latents
+
+
+class StageTimings(BaseModel):
+    """Seconds spent in each stage."""
+
+    queue: float
+    prepare: float
+    step: float
+    decode: float
+    encode: float
+
+
+class GeneratedImage(BaseModel):
+    """One image and what it was made from; a model may add values of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    b64_json: str | None = None
+    seed: int | None = None
+
+
+class ImagesAnswer(BaseModel):
+    """Answer of generate and edit."""
+
+    model: str
+    created: int
+    data: list[GeneratedImage]
+    timings: StageTimings
+
+
+class ImageLikelihood(BaseModel):
+    """One image's likelihood; ``log_likelihood`` in nats."""
+
+    model_config = ConfigDict(extra="allow")
+
+    log_likelihood: float | None
+    bits_per_dim: float | None
+    kind: Literal["exact", "lower_bound", "estimate"]
+    std_error: float | None = None
+    terms: dict[str, Any] | None = None
+    percentile: float | None = None
+    anomalous: bool | None = None
+
+
+class LikelihoodAnswer(BaseModel):
+    """Answer of likelihood, one entry per image."""
+
+    model: str
+    data: list[ImageLikelihood]
+    timings: StageTimings
+
+
+class EncodedImage(BaseModel):
+    """One image's latents."""
+
+    model_config = ConfigDict(extra="allow")
+
+    latents: Latents
+
+
+class EncodeAnswer(BaseModel):
+    """Answer of encode, one entry per image."""
+
+    model: str
+    data: list[EncodedImage]
+    timings: StageTimings
+
+
+class OpenAIImage(BaseModel):
+    """One image, as OpenAI's clients read it."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int | None = None
+
+
+class OpenAIImagesAnswer(BaseModel):
+    """OpenAI's answer to a generation."""
+
+    created: int
+    data: list[OpenAIImage]
+    output_format: Literal["png", "jpeg", "webp"]
+    size: str
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong, and what would be right."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorEnvelope(BaseModel):
+    """Every error has this shape."""
+
+    error: ErrorDetail
+
+
+def finite(value: Any) -> Any:
+    """The value with every float that JSON cannot write as ``None``."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): finite(child) for name, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(child) for child in value]
+    return value
+
+
+def json_response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """Strict JSON."""
+    content = json.dumps(finite(body), allow_nan=False).encode()
+    return Response(content, headers=dict(headers or {}), media_type="application/json")
+
+
+def base64_text(data: bytes) -> str:
+    """Bytes as JSON carries them."""
+    return base64.b64encode(data).decode()
+
+
+def server_timing(timings: Timings) -> str:
+    """The stages as a ``server-timing`` header, in milliseconds."""
+    return ", ".join(f"{name};dur={value * 1000:.3f}" for name, value in asdict(timings).items())
+
+
+def _seconds(timings: Timings) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in asdict(timings).items()}
+
+
+def _entry(item: Item) -> dict[str, Any]:
+    image = {} if item.image is None else {"b64_json": base64_text(item.image)}
+    return {**image, **item.values}
+
+
+def json_answer(answer: Answer, *, created: bool) -> Response:
+    """An answer as JSON, with the moment of creation where images were made."""
+    stamp = {"created": int(time.time())} if created else {}
+    body = {
+        "model": answer.model,
+        **stamp,
+        "data": [_entry(item) for item in answer.items],
+        "timings": _seconds(answer.timings),
+    }
+    return json_response(body, {"server-timing": server_timing(answer.timings)})
+
+
+def raw_answer(answer: Answer, image_format: ImageFormat) -> Response:
+    """The one image of an answer as it is, with its seed, model and timings in headers.
+
+    Raises:
+        InvalidParameter: the answer is not one image.
+    """
+    images = [item for item in answer.items if item.image is not None]
+    if len(answer.items) != 1 or len(images) != 1:
+        raise InvalidParameter(
+            f"the answer is {len(answer.items)} items with {len(images)} images, and only one "
+            "image can be sent as raw bytes; accept application/json",
+            param="response",
+        )
+    headers = {"x-atelier-model": answer.model, "server-timing": server_timing(answer.timings)}
+    if "seed" in images[0].values:
+        headers["x-atelier-seed"] = str(images[0].values["seed"])
+    return Response(images[0].image, headers=headers, media_type=MEDIA_TYPES[image_format])

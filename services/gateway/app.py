@@ -1,0 +1,61 @@
+"""The FastAPI application over a backend."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.responses import HTMLResponse
+
+from services.core.backend import Backend
+from services.gateway.auth import authentication
+from services.gateway.docs import docs_page
+from services.gateway.errors import install_error_handlers
+from services.gateway.exchange import Gateway
+from services.gateway.health import health_routes, status_routes
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.middleware import BodyLimit, Observation, RequestIdentity
+from services.gateway.models import model_routes
+from services.gateway.native import native_routes
+from services.gateway.openai_images import openai_image_routes
+from services.gateway.openapi import DescribedApp
+from services.gateway.settings import GatewaySettings
+
+VERSION = "1"
+DESCRIPTION = "Generation, editing and likelihood from trained image generators."
+
+
+def create_app(backend: Backend, settings: GatewaySettings, *, metrics: GatewayMetrics) -> FastAPI:
+    """Build the application.
+
+    Args:
+        backend: where calls are sent; nothing else reaches an engine.
+        settings: limits, keys and defaults.
+        metrics: the gateway's series, in the registry that ``/metrics`` shows.
+    """
+    gateway = Gateway(backend, settings, metrics)
+    app = DescribedApp(
+        title="Atelier",
+        version=VERSION,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(RequestIdentity, emit=settings.emit_request_id),
+            Middleware(Observation, metrics=metrics),
+            Middleware(BodyLimit, settings=settings, metrics=metrics),
+        ],
+    )
+    install_error_handlers(app, metrics, max_retry_after=settings.max_retry_after)
+    authenticate = authentication(settings)
+    app.include_router(model_routes(gateway, authenticate))
+    app.include_router(native_routes(gateway, authenticate))
+    app.include_router(openai_image_routes(gateway, authenticate))
+    app.include_router(status_routes(gateway, authenticate))
+    app.include_router(health_routes(gateway))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return docs_page(app)
+
+    return app

@@ -1,0 +1,156 @@
+"""The only map from errors to HTTP, and the envelope they travel in."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from services.core.errors import (
+    AtelierError,
+    BadRequest,
+    Canceled,
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    InvalidApiKey,
+    InvalidImage,
+    InvalidParameter,
+    ModelNotFound,
+    QueueFull,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+    UnsupportedTask,
+)
+from services.gateway.metrics import GatewayMetrics
+
+STATUS: Mapping[type[AtelierError], int] = {
+    BadRequest: 400,
+    InvalidApiKey: 401,
+    ModelNotFound: 404,
+    TooLarge: 413,
+    UnsupportedMedia: 415,
+    InvalidParameter: 422,
+    UnsupportedTask: 422,
+    InvalidImage: 422,
+    QueueFull: 429,
+    Canceled: 499,
+    Unavailable: 503,
+    DeadlineUnmeetable: 504,
+    DeadlineExceeded: 504,
+    AtelierError: 500,
+}
+"""By the nearest type in the hierarchy; whatever is not named here is the service's fault."""
+
+REASONS: Mapping[int, str] = {
+    400: "The request could not be read.",
+    401: "The API key is missing or wrong.",
+    404: "No such model; the message offers near names.",
+    405: "The route has another method.",
+    413: "A body, part, image or prompt is over its limit.",
+    415: "The content is neither PNG, JPEG nor WebP, or the body has another content type.",
+    422: "A field is wrong, missing or unknown, an image is broken, or the model cannot do this.",
+    429: "The queue holds as much predicted work as it may; see `Retry-After`.",
+    499: "The client went away.",
+    500: "The service failed.",
+    503: "No replica can take the request now; see `Retry-After`.",
+    504: "The deadline cannot be met, or has passed.",
+}
+
+_TYPES: Mapping[int, str] = {401: "authentication_error", 429: "rate_limit_error"}
+_RETRY_HELPS: tuple[type[AtelierError], ...] = (QueueFull, Unavailable)
+_LONGEST_WAIT = 120
+_NOT_REFUSALS: tuple[type[AtelierError], ...] = (Canceled, DeadlineExceeded)
+
+
+def status_of(error: AtelierError) -> int:
+    """The HTTP status of an error."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def envelope(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's shape of an error."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _respond(body: Mapping[str, Any], status: int, headers: Mapping[str, str]) -> Response:
+    content = json.dumps(body, allow_nan=False).encode()
+    return Response(content, status, dict(headers), media_type="application/json")
+
+
+def error_response(error: AtelierError, *, max_retry_after: int = _LONGEST_WAIT) -> Response:
+    """An error as the client sees it.
+
+    ``Retry-After`` is in whole seconds, at least 1 and at most ``max_retry_after``.
+    ``x-should-retry: false`` says where the same request would fail again.
+    """
+    status = status_of(error)
+    headers: dict[str, str] = {}
+    wait = error.retry_after
+    if wait is None and isinstance(error, _RETRY_HELPS):
+        wait = 1.0
+    if wait is not None and math.isfinite(wait):
+        headers["retry-after"] = str(min(max(1, math.ceil(wait)), max_retry_after))
+    if "retry-after" not in headers:
+        headers["x-should-retry"] = "false"
+    if isinstance(error, InvalidApiKey):
+        headers["www-authenticate"] = "Bearer"
+    return _respond(envelope(status, error.message, error.code, error.param), status, headers)
+
+
+def unexpected_response(request_id: str) -> Response:
+    """What a client sees of a bug: nothing but the id under which it was logged."""
+    message = f"the service failed unexpectedly; it was logged as request {request_id}"
+    return _respond(envelope(500, message, AtelierError.code), 500, {})
+
+
+def _http_response(error: HTTPException) -> Response:
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    messages = {
+        404: "there is no such route; see /docs for all of them",
+        405: "the route has another method; see the Allow header",
+    }
+    status = error.status_code
+    message = messages.get(status, str(error.detail))
+    headers = {"x-should-retry": "false", **(error.headers or {})}
+    body = envelope(status, message, codes.get(status, "bad_request"))
+    return _respond(body, status, headers)
+
+
+def _first_complaint(error: RequestValidationError) -> InvalidParameter:
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return InvalidParameter(f"'{name}': {first['msg']}", param=name)
+
+
+def install_error_handlers(app: FastAPI, metrics: GatewayMetrics, *, max_retry_after: int) -> None:
+    """Make every error of the app, FastAPI's own included, leave it in the envelope."""
+
+    def refuse(error: AtelierError) -> Response:
+        if status_of(error) != 500 and not isinstance(error, _NOT_REFUSALS):
+            metrics.rejected(error.code)
+        return error_response(error, max_retry_after=max_retry_after)
+
+    @app.exception_handler(AtelierError)
+    async def on_typed(_: Request, error: AtelierError) -> Response:
+        return refuse(error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(_: Request, __: ClientDisconnect) -> Response:
+        return refuse(Canceled("the client went away while it was sending"))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation(_: Request, error: RequestValidationError) -> Response:
+        return refuse(_first_complaint(error))
+
+    @app.exception_handler(HTTPException)
+    async def on_http(_: Request, error: HTTPException) -> Response:
+        return _http_response(error)

@@ -1,0 +1,96 @@
+"""Is it alive, would it take work, how is it doing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from services.core.errors import Unavailable
+from services.gateway.answers import json_response
+from services.gateway.auth import Authenticate
+from services.gateway.exchange import Gateway
+from services.gateway.openapi import documented, guarded
+
+
+class Health(BaseModel):
+    """A word."""
+
+    status: Literal["alive", "ready"]
+
+
+class Pool(BaseModel):
+    """How a pool is doing; see `services.core.backend.PoolStatus`."""
+
+    name: str
+    placement: str
+    replicas: int
+    loaded: list[str]
+    queue_seconds: float
+    trajectories: int
+    heartbeat_age: float
+
+
+class ServiceStatus(BaseModel):
+    """Every pool, and whether work would be taken now."""
+
+    ready: bool
+    pools: list[Pool]
+
+
+def health_routes(gateway: Gateway) -> APIRouter:
+    """``/livez``, ``/readyz`` and ``/metrics``: for machines, without a key."""
+    router = APIRouter(tags=["health"])
+
+    @router.get(
+        "/livez",
+        summary="Whether the process answers",
+        operation_id="livez",
+        responses=documented(Health),
+    )
+    async def livez() -> Response:
+        return json_response({"status": "alive"})
+
+    @router.get(
+        "/readyz",
+        summary="Whether work would be taken now",
+        operation_id="readyz",
+        responses=documented(Health, 503),
+    )
+    async def readyz() -> Response:
+        if not await gateway.backend.ready():
+            raise Unavailable("no replica is ready to take work", retry_after=1)
+        return json_response({"status": "ready"})
+
+    @router.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        operation_id="metrics",
+        responses={200: {"description": "Prometheus text.", "content": {"text/plain": {}}}},
+        response_class=Response,
+    )
+    async def metrics() -> Response:
+        page, media_type = gateway.metrics.render()
+        return Response(page, headers={"content-type": media_type})
+
+    return router
+
+
+def status_routes(gateway: Gateway, authenticate: Authenticate) -> APIRouter:
+    """``/v1/status``: for people, with a key where keys are set."""
+    router = APIRouter(prefix="/v1", tags=["health"], dependencies=guarded(authenticate))
+
+    @router.get(
+        "/status",
+        summary="How every pool is doing",
+        operation_id="status",
+        responses=documented(ServiceStatus, 401, 500, 503),
+    )
+    async def status() -> Response:
+        pools = [asdict(pool) for pool in await gateway.backend.status()]
+        return json_response({"ready": await gateway.backend.ready(), "pools": pools})
+
+    return router

@@ -1,0 +1,199 @@
+"""What happens to every request before and after its route, as plain ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.core.errors import BadRequest, TooLarge
+from services.gateway.errors import error_response, unexpected_response
+from services.gateway.exchange import STATE_KEY, Exchange, exchange_in
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.settings import GatewaySettings
+
+REQUEST_ID = "x-request-id"
+UNTRUSTED = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
+"""Headers by which a client could command the server behind us."""
+
+SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+CLIENT_GONE = 499
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LOG = logging.getLogger(__name__)
+
+
+def identify(scope: Scope) -> str:
+    """The client's request id where it is well formed, else a new one."""
+    given = Headers(scope=scope).get(REQUEST_ID, "")
+    return given if _ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class RequestIdentity:
+    """Opens the exchange and drops headers that are not the client's to send."""
+
+    def __init__(self, app: ASGIApp, *, emit: bool = True) -> None:
+        self._app = app
+        self._emit = emit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with exactly one ``x-request-id``."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = identify(scope)
+        kept = [(k, v) for k, v in scope["headers"] if k.lower() not in UNTRUSTED]
+        state = {**scope.get("state", {}), STATE_KEY: Exchange(request_id)}
+
+        async def identified(message: Message) -> None:
+            if self._emit and message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        await self._app({**scope, "headers": kept, "state": state}, receive, identified)
+
+
+class Observation:
+    """Counts, times and logs each exchange, and turns whatever escaped into a plain 500."""
+
+    def __init__(self, app: ASGIApp, *, metrics: GatewayMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the security headers and ``server-timing`` with every response."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = exchange_in(scope)
+        status = 0
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _complete_headers(MutableHeaders(scope=message), exchange)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        except asyncio.CancelledError:
+            status = CLIENT_GONE
+            raise
+        except Exception:
+            _LOG.exception("request %s failed unexpectedly", exchange.id)
+            if status:
+                raise
+            await unexpected_response(exchange.id)(scope, receive, observed)
+        finally:
+            self._record(scope, exchange, status or 500)
+
+    def _record(self, scope: Scope, exchange: Exchange, status: int) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        seconds = exchange.elapsed()
+        self._metrics.answered(
+            route=route, model=exchange.model, task=exchange.task, code=status, seconds=seconds
+        )
+        _LOG.info(
+            "request %s %s model=%s %d in %.4f s",
+            exchange.id,
+            route,
+            exchange.model,
+            status,
+            seconds,
+        )
+
+
+def _complete_headers(headers: MutableHeaders, exchange: Exchange) -> None:
+    for name, value in SECURITY_HEADERS.items():
+        headers[name] = value
+    headers.setdefault("content-security-policy", DEFAULT_POLICY)
+    headers.setdefault("cache-control", "no-store")
+    total = f"total;dur={exchange.elapsed() * 1000:.3f}"
+    stages = headers.get("server-timing")
+    headers["server-timing"] = f"{stages}, {total}" if stages else total
+
+
+class BodyLimit:
+    """Stops reading a body at the limit, whatever length it claims, and when it comes too slowly.
+
+    The connection is closed then, since the rest of the body is still on its way.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raise the typed error from ``receive``, or refuse before the route is entered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        reader = _BoundedReader(receive, self._settings)
+
+        async def closing(message: Message) -> None:
+            if reader.tripped and message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        refusal = reader.refuse_claim(Headers(scope=scope).get("content-length"))
+        if refusal is not None:
+            self._metrics.rejected(refusal.code)
+            await error_response(refusal)(scope, receive, closing)
+            return
+        await self._app(scope, reader, closing)
+
+
+class _BoundedReader:
+    """An ASGI ``receive`` that counts."""
+
+    def __init__(self, receive: Receive, settings: GatewaySettings) -> None:
+        self._receive = receive
+        self._limit = settings.max_body_bytes
+        self._timeout = settings.body_timeout
+        self._deadline = asyncio.get_running_loop().time() + settings.body_timeout
+        self._size = 0
+        self._complete = False
+        self.tripped = False
+
+    def refuse_claim(self, length: str | None) -> TooLarge | BadRequest | None:
+        """The error for a body that says it is over the limit."""
+        if length is None:
+            return None
+        self.tripped = True
+        if not (length.isascii() and length.isdigit()):
+            return BadRequest("the content-length is not a number")
+        if len(length) > 18 or int(length) > self._limit:
+            return self._over()
+        self.tripped = False
+        return None
+
+    def _over(self) -> TooLarge:
+        return TooLarge(f"the body is too large; the limit is {self._limit} bytes")
+
+    async def __call__(self) -> Message:
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError as error:
+            self.tripped = True
+            raise BadRequest(f"the body did not arrive within {self._timeout:g} s") from error
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+        if self._size > self._limit:
+            self.tripped = True
+            raise self._over()
+        return message

@@ -1,0 +1,99 @@
+"""The catalog, in OpenAI's list shape and with what our models can do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from services.core.model import Conditioning, LikelihoodKind, ModelInfo
+from services.gateway.answers import json_response
+from services.gateway.auth import Authenticate
+from services.gateway.exchange import Gateway, exchange_of
+from services.gateway.intake import find_model
+from services.gateway.openapi import documented, guarded
+
+
+class ModelObject(BaseModel):
+    """A model: what it is, what it can be asked, and within which limits.
+
+    ``operations`` maps each thing to ask for to the JSON schema of its parameters; ``resolution``
+    is height and width in pixels.
+    """
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    description: str
+    family: str
+    tasks: list[str]
+    operations: dict[str, dict[str, Any]]
+    conditioning: list[Conditioning]
+    resolution: tuple[int, int]
+    channels: int
+    likelihood: LikelihoodKind
+    limits: dict[str, Any]
+    labels: list[str]
+    card: dict[str, Any]
+    loaded: bool
+
+
+class ModelList(BaseModel):
+    """Every model of the catalog."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+def model_object(model: ModelInfo) -> dict[str, Any]:
+    """A model in the words of the API."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": model.owned_by,
+        "description": model.description,
+        "family": model.family,
+        "tasks": model.tasks,
+        "operations": model.operations,
+        "conditioning": model.conditioning,
+        "resolution": model.resolution,
+        "channels": model.channels,
+        "likelihood": model.likelihood,
+        "limits": model.limits,
+        "labels": model.labels,
+        "card": model.card,
+        "loaded": model.loaded,
+    }
+
+
+def model_routes(gateway: Gateway, authenticate: Authenticate) -> APIRouter:
+    """``GET /v1/models`` and ``GET /v1/models/{id}``."""
+    router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=guarded(authenticate))
+
+    @router.get(
+        "",
+        summary="List the models",
+        operation_id="list_models",
+        responses=documented(ModelList, 401, 500, 503),
+    )
+    async def list_models() -> Response:
+        models = await gateway.backend.models()
+        return json_response({"object": "list", "data": [model_object(m) for m in models]})
+
+    @router.get(
+        "/{model}",
+        summary="Describe one model",
+        operation_id="retrieve_model",
+        responses=documented(ModelObject, 401, 404, 422, 500, 503),
+    )
+    async def retrieve_model(
+        request: Request,
+        model: Annotated[str, Path(max_length=128, examples=["shapes-ldm"])],
+    ) -> Response:
+        return json_response(model_object(await find_model(gateway, exchange_of(request), model)))
+
+    return router

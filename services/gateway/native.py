@@ -1,0 +1,110 @@
+"""The service's own routes: generate, edit, likelihood, encode."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from services.core.job import Task
+from services.gateway.answers import (
+    EncodeAnswer,
+    ImagesAnswer,
+    LikelihoodAnswer,
+    json_answer,
+    raw_answer,
+)
+from services.gateway.auth import Authenticate
+from services.gateway.dispatch import dispatch
+from services.gateway.examples import EDIT, ENCODE, GENERATE, LIKELIHOOD
+from services.gateway.exchange import Gateway, exchange_of
+from services.gateway.intake import build_call, find_model, parse, read_payload
+from services.gateway.limits import check_size
+from services.gateway.negotiation import negotiate
+from services.gateway.openapi import CALL_ERRORS, documented, guarded, request_body
+from services.gateway.schemas import (
+    CallRequest,
+    EditRequest,
+    EncodeRequest,
+    GenerateRequest,
+    ImageRequest,
+    LikelihoodRequest,
+)
+
+
+async def _make_images(
+    gateway: Gateway, request: Request, kind: type[ImageRequest], task: Task
+) -> Response:
+    exchange = exchange_of(request)
+    exchange.task = task.value
+    payload = await read_payload(request, gateway.settings)
+    asked = parse(kind, payload)
+    reply = negotiate(request.headers.get("accept", ""), asked)
+    check_size(asked.size, await find_model(gateway, exchange, asked.model))
+    call = build_call(gateway, exchange, asked, payload, task=task, encoding=reply.encoding)
+    answer = await dispatch(gateway, request, call)
+    if reply.raw:
+        return raw_answer(answer, reply.encoding.format)
+    return json_answer(answer, created=True)
+
+
+async def _examine(
+    gateway: Gateway, request: Request, kind: type[CallRequest], task: Task
+) -> Response:
+    exchange = exchange_of(request)
+    exchange.task = task.value
+    payload = await read_payload(request, gateway.settings)
+    asked = parse(kind, payload)
+    await find_model(gateway, exchange, asked.model)
+    call = build_call(gateway, exchange, asked, payload, task=task)
+    return json_answer(await dispatch(gateway, request, call), created=False)
+
+
+def native_routes(gateway: Gateway, authenticate: Authenticate) -> APIRouter:
+    """The four ``POST`` routes, each taking JSON or multipart."""
+    router = APIRouter(prefix="/v1", tags=["native"], dependencies=guarded(authenticate))
+
+    @router.post(
+        "/generate",
+        summary="Make images",
+        operation_id="generate",
+        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True),
+        openapi_extra=request_body(GenerateRequest, json=GENERATE),
+    )
+    async def generate(request: Request) -> Response:
+        """Make images from noise; the same seed gives the same image."""
+        return await _make_images(gateway, request, GenerateRequest, Task.GENERATE)
+
+    @router.post(
+        "/edit",
+        summary="Make images from images or latents",
+        operation_id="edit",
+        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True),
+        openapi_extra=request_body(EditRequest, json=EDIT, form=EDIT, mask=True),
+    )
+    async def edit(request: Request) -> Response:
+        """Vary, inpaint, interpolate ...: see ``operations`` of GET /v1/models/{model}."""
+        return await _make_images(gateway, request, EditRequest, Task.EDIT)
+
+    @router.post(
+        "/likelihood",
+        summary="Say how probable images are",
+        operation_id="likelihood",
+        responses=documented(LikelihoodAnswer, *CALL_ERRORS),
+        openapi_extra=request_body(LikelihoodRequest, json=LIKELIHOOD, form=LIKELIHOOD),
+    )
+    async def likelihood(request: Request) -> Response:
+        """Log-likelihood in nats and bits per dimension: exact, a lower bound, or an estimate."""
+        return await _examine(gateway, request, LikelihoodRequest, Task.LIKELIHOOD)
+
+    @router.post(
+        "/encode",
+        summary="Find the latents of images",
+        operation_id="encode",
+        responses=documented(EncodeAnswer, *CALL_ERRORS),
+        openapi_extra=request_body(EncodeRequest, json=ENCODE, form=ENCODE),
+    )
+    async def encode(request: Request) -> Response:
+        """Latents as base64 float32 with their shape; generate and edit take them again."""
+        return await _examine(gateway, request, EncodeRequest, Task.ENCODE)
+
+    return router

@@ -1,0 +1,75 @@
+"""Whether an answer leaves as an image or as JSON, and in which format."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from services.core.errors import InvalidParameter
+from services.core.images import MEDIA_TYPES
+from services.core.job import Encoding, ImageFormat
+from services.gateway.schemas import ImageRequest
+
+_QUALITY = re.compile(r";\s*q=([01](?:\.[0-9]{0,3})?)\s*(?:;|$)")
+_MAX_ACCEPTED = 20
+_FORMATS: dict[str, ImageFormat | None] = {
+    MEDIA_TYPES["png"]: "png",
+    MEDIA_TYPES["jpeg"]: "jpeg",
+    MEDIA_TYPES["webp"]: "webp",
+    "image/*": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How to answer: raw bytes or JSON, and how images are encoded."""
+
+    raw: bool
+    encoding: Encoding
+
+
+def accepted(header: str) -> list[str]:
+    """The media types of an Accept header, best first; those with quality 0 are left out."""
+    ranked: list[tuple[float, str]] = []
+    for part in header.split(",")[:_MAX_ACCEPTED]:
+        quality = _QUALITY.search(part)
+        weight = float(quality.group(1)) if quality else 1.0
+        if weight > 0:
+            ranked.append((weight, part.split(";")[0].strip().lower()))
+    return [name for _, name in sorted(ranked, key=lambda pair: -pair[0])]
+
+
+def negotiate(accept: str, asked: ImageRequest) -> Reply:
+    """Choose the form of the answer; ``response`` and ``output_format`` win over the header.
+
+    Raises:
+        InvalidParameter: a stream was asked for, or several images as raw bytes.
+    """
+    if asked.response == "stream":
+        raise InvalidParameter(
+            "streaming is not supported yet; use 'image' or 'json'", param="response"
+        )
+    wishes = [name for name in accepted(accept) if name in _FORMATS or _is_json(name)]
+    wanted = next((_FORMATS[name] for name in wishes if name in _FORMATS), None)
+    encoding = Encoding(
+        format=asked.output_format or wanted or "png",
+        compression=100 if asked.output_compression is None else asked.output_compression,
+    )
+    several = (asked.n or 1) > 1
+    if asked.response is not None:
+        raw = asked.response == "image"
+    elif several and any(_is_json(name) for name in wishes):
+        raw = False
+    else:
+        raw = bool(wishes) and wishes[0] in _FORMATS
+    if raw and several:
+        raise InvalidParameter(
+            f"{asked.n} images cannot be sent as raw bytes; accept application/json, or ask for "
+            "one image",
+            param="n",
+        )
+    return Reply(raw=raw, encoding=encoding)
+
+
+def _is_json(name: str) -> bool:
+    return name in ("application/json", "application/*", "*/*")

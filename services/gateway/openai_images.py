@@ -1,0 +1,118 @@
+"""``POST /v1/images/generations``, as the unmodified ``openai`` client speaks it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from services.core.errors import InvalidParameter
+from services.core.images import MEDIA_TYPES
+from services.core.job import Answer, Encoding, Task
+from services.core.model import ModelInfo
+from services.gateway.answers import (
+    OpenAIImagesAnswer,
+    base64_text,
+    json_response,
+    server_timing,
+)
+from services.gateway.auth import Authenticate
+from services.gateway.dispatch import dispatch
+from services.gateway.examples import OPENAI_GENERATION
+from services.gateway.exchange import Exchange, Gateway, exchange_of
+from services.gateway.intake import Payload, build_call, find_model, parse, read_json
+from services.gateway.limits import check_limits, check_size, size_of
+from services.gateway.openapi import CALL_ERRORS, documented, guarded, request_body
+from services.gateway.schemas import GenerateRequest, OpenAIGenerationRequest
+
+_SHARED = ("n", "seed", "steps", "guidance_scale", "negative_prompt", "sampler", "deadline")
+_WORD = re.compile(r"[^\W_]+")
+_SHOWN_LABELS = 32
+
+
+def label_in(prompt: str, labels: Sequence[str]) -> str:
+    """The label of a model that a prompt names, the longest where it names several.
+
+    Raises:
+        InvalidParameter: it names none.
+    """
+    spoken = f" {' '.join(_WORD.findall(prompt.lower()))} "
+    named = [label for label in labels if f" {' '.join(_WORD.findall(label.lower()))} " in spoken]
+    if not named:
+        offer = ", ".join(labels[:_SHOWN_LABELS])
+        raise InvalidParameter(
+            f"the prompt names no label of this model; name one of: {offer}", param="prompt"
+        )
+    return max(named, key=len)
+
+
+def condition_from(prompt: str, model: ModelInfo) -> dict[str, Any]:
+    """What a model makes of a prompt: text, a label found in it, or nothing.
+
+    Raises:
+        InvalidParameter: the model takes labels, and the prompt names none.
+    """
+    if "text" in model.conditioning:
+        return {"prompt": prompt}
+    if "label" in model.conditioning:
+        return {"label": label_in(prompt, model.labels)}
+    return {}
+
+
+def _openai_answer(answer: Answer, encoding: Encoding, model: ModelInfo, *, url: bool) -> Response:
+    prefix = f"data:{MEDIA_TYPES[encoding.format]};base64,"
+    data = []
+    for item in answer.items:
+        text = base64_text(item.image or b"")
+        image = {"url": prefix + text} if url else {"b64_json": text}
+        data.append({**image, "seed": item.values.get("seed")})
+    body = {
+        "created": int(time.time()),
+        "data": data,
+        "output_format": encoding.format,
+        "size": size_of(model),
+    }
+    return json_response(body, {"server-timing": server_timing(answer.timings)})
+
+
+async def _generate(gateway: Gateway, request: Request, exchange: Exchange) -> Response:
+    payload = await read_json(request, gateway.settings)
+    asked = parse(OpenAIGenerationRequest, payload)
+    if asked.stream:
+        raise InvalidParameter("streaming is not supported yet; leave 'stream' out", param="stream")
+    check_limits(asked, gateway.settings)
+    model = await find_model(gateway, exchange, asked.model or gateway.settings.default_model)
+    check_size(asked.size, model)
+    fields = {name: payload.fields[name] for name in _SHARED if name in payload.fields}
+    own = Payload({"model": model.id, **fields, **condition_from(asked.prompt, model)})
+    compression = 100 if asked.output_compression is None else asked.output_compression
+    encoding = Encoding(format=asked.output_format or "png", compression=compression)
+    call = build_call(
+        gateway, exchange, parse(GenerateRequest, own), own, task=Task.GENERATE, encoding=encoding
+    )
+    answer = await dispatch(gateway, request, call)
+    return _openai_answer(answer, encoding, model, url=asked.response_format == "url")
+
+
+def openai_image_routes(gateway: Gateway, authenticate: Authenticate) -> APIRouter:
+    """OpenAI's route for making images."""
+    router = APIRouter(prefix="/v1/images", tags=["openai"], dependencies=guarded(authenticate))
+
+    @router.post(
+        "/generations",
+        summary="Make images, as OpenAI's clients ask for them",
+        operation_id="openai_generate_images",
+        responses=documented(OpenAIImagesAnswer, *CALL_ERRORS),
+        openapi_extra=request_body(OpenAIGenerationRequest, json=OPENAI_GENERATION),
+    )
+    async def generate_images(request: Request) -> Response:
+        """Models of labels take the label that the prompt names; others may ignore the prompt."""
+        exchange = exchange_of(request)
+        exchange.task = Task.GENERATE.value
+        return await _generate(gateway, request, exchange)
+
+    return router

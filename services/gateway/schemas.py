@@ -1,0 +1,163 @@
+"""The bodies of requests, as their JSON schemas show them.
+
+What is bounded here holds for every model. Each model's engine checks the rest against itself,
+which is why fields that the client left out are not filled in and not sent on. The bounds that an
+operator sets are in `services.gateway.limits`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.core.job import ImageFormat
+from services.core.parameters import Latents, Seed
+
+SIZE_PATTERN = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
+
+Text = Annotated[str, Field(description="What the image shows, for models of text.")]
+ModelId = Annotated[str, Field(min_length=1, max_length=128, description="See GET /v1/models.")]
+Label = Annotated[
+    str | Annotated[int, Field(ge=0, le=2**31)],
+    Field(description="A label of the model, or its index, for models of labels."),
+]
+ShortText = Annotated[str, Field(max_length=64)]
+Factors = Annotated[
+    dict[ShortText, ShortText],
+    Field(max_length=32, description="Named attributes, for models that know them."),
+]
+Codes = Annotated[
+    list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1, max_length=65536)
+]
+Steps = Annotated[int, Field(ge=1, description="Network evaluations from noise to image.")]
+Number = Annotated[int, Field(ge=1, description="How many images; image i uses seed + i.")]
+Guidance = Annotated[float, Field(ge=0, le=100, description="1 means no guidance.")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ImageText = Annotated[
+    str, Field(description="A PNG, JPEG or WebP in base64, or as a data: URL. Never fetched.")
+]
+Images = Annotated[list[ImageText], Field(min_length=1)]
+Size = Annotated[
+    str,
+    Field(
+        pattern=SIZE_PATTERN,
+        description='"WIDTHxHEIGHT"; must be the model\'s own, or "auto".',
+    ),
+]
+Deadline = Annotated[
+    float, Field(gt=0, description="Seconds from arrival within which the answer is of use.")
+]
+ResponseKind = Annotated[
+    Literal["image", "json", "stream"],
+    Field(description='Overrides the Accept header. "stream" is not supported yet.'),
+]
+
+Operation = Literal[
+    "variation",
+    "inpaint",
+    "outpaint",
+    "interpolate",
+    "attribute",
+    "style_mix",
+    "super_resolution",
+    "translate",
+    "reconstruct",
+    "denoise",
+    "invert",
+]
+
+
+class CallRequest(BaseModel):
+    """What every call has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: ModelId
+    prompt: Text | None = None
+    label: Label | None = None
+    factors: Factors | None = None
+    seed: Seed | None = None
+    deadline: Deadline | None = None
+
+
+class ImageRequest(CallRequest):
+    """What every call that makes images has."""
+
+    codes: Codes | None = None
+    negative_prompt: str | None = None
+    n: Number | None = None
+    steps: Steps | None = None
+    sampler: Annotated[str, Field(max_length=32)] | None = None
+    guidance_scale: Guidance | None = None
+    truncation: Annotated[float, Field(ge=0, le=10)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    size: Size | None = None
+    output_format: ImageFormat | None = None
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    response: ResponseKind | None = None
+
+
+class GenerateRequest(ImageRequest):
+    """Make images from noise, and from a condition where the model takes one."""
+
+    latents: Latents | None = None
+
+
+class EditRequest(ImageRequest):
+    """Make images from images, or from places in the model's latent space."""
+
+    operation: Operation
+    image: ImageText | Images | None = None
+    images: Images | None = None
+    mask: ImageText | None = None
+    seeds: Annotated[list[Seed], Field(min_length=2, max_length=2)] | None = None
+    prompts: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    labels: Annotated[list[Label], Field(min_length=2, max_length=2)] | None = None
+    latents: Latents | Annotated[list[Latents], Field(min_length=1, max_length=2)] | None = None
+    fractions: Annotated[list[Fraction], Field(min_length=1, max_length=64)] | None = None
+    strength: Fraction | None = None
+
+
+class LikelihoodRequest(CallRequest):
+    """Ask how probable images are under a model."""
+
+    image: ImageText | Images | None = None
+    images: Images | None = None
+    samples: Annotated[int, Field(ge=1, description="Samples for bounds and estimates.")] | None = (
+        None
+    )
+    steps: Steps | None = None
+
+
+class EncodeRequest(CallRequest):
+    """Find the latents of images, which generate and edit take again."""
+
+    image: ImageText | Images | None = None
+    images: Images | None = None
+    steps: Steps | None = None
+
+
+class OpenAIGenerationRequest(BaseModel):
+    """OpenAI's body for images, and the service's own knobs beside it.
+
+    Fields that OpenAI has and no model here needs (quality, style, user, background, moderation
+    ...) are ignored.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    prompt: Text
+    model: ModelId | None = None
+    n: Number | None = None
+    size: Size | None = None
+    output_format: ImageFormat | None = None
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    stream: bool | None = None
+    seed: Seed | None = None
+    steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    negative_prompt: str | None = None
+    sampler: Annotated[str, Field(max_length=32)] | None = None
+    deadline: Deadline | None = None

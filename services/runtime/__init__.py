@@ -1,0 +1,1 @@
+"""The one loop: admission, batch formation, cancellation, retries, heartbeat, timings."""

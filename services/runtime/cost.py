@@ -1,0 +1,138 @@
+"""What a batch costs: measured at load, learned while serving."""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Callable, Hashable, Sequence
+from statistics import median
+from threading import Lock
+
+from services.core.engine import Engine
+from services.core.job import Job
+from services.core.trajectory import Trajectory
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+REPETITIONS = 3
+LONGEST_MEASUREMENT = 0.4
+UNMEASURED_SECONDS = 0.02
+LEARNING_RATE = 0.05
+OUTLIER = 2.0
+KNEE_TOLERANCE = 0.05
+
+
+class CostCurve:
+    """Seconds that one evaluation of a number of rows takes.
+
+    Linear between measured sizes. Observations while serving move the measured points slowly, so
+    that a curve follows the hardware it runs on but not its noise.
+    """
+
+    def __init__(self, points: dict[int, float]) -> None:
+        """Take seconds by rows; at least one point."""
+        self._rows = sorted(points)
+        self._seconds = [points[rows] for rows in self._rows]
+
+    @property
+    def points(self) -> dict[int, float]:
+        """Seconds by rows, as known now."""
+        return dict(zip(self._rows, self._seconds, strict=True))
+
+    def seconds(self, rows: int) -> float:
+        """Predicted seconds of one evaluation of ``rows`` rows."""
+        left, right, share = self._bracket(rows)
+        if left == right:
+            return self._seconds[left] * max(1.0, rows / self._rows[left])
+        return self._seconds[left] + share * (self._seconds[right] - self._seconds[left])
+
+    def knee(self) -> int:
+        """The smallest measured batch beyond which another row no longer makes rows cheaper."""
+        per_row = [s / r for r, s in zip(self._rows, self._seconds, strict=True)]
+        good_enough = min(per_row) * (1 + KNEE_TOLERANCE)
+        return next(r for r, cost in zip(self._rows, per_row, strict=True) if cost <= good_enough)
+
+    def row_seconds(self) -> float:
+        """Device seconds that a row costs in a batch at the knee."""
+        knee = self.knee()
+        return self.seconds(knee) / knee
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Learn from one evaluation."""
+        expected = self.seconds(rows)
+        ratio = min(max(seconds / expected, 1 / OUTLIER), OUTLIER)
+        left, right, share = self._bracket(rows)
+        self._seconds[left] *= 1 + LEARNING_RATE * (1 - share) * (ratio - 1)
+        if right != left:
+            self._seconds[right] *= 1 + LEARNING_RATE * share * (ratio - 1)
+
+    def _bracket(self, rows: int) -> tuple[int, int, float]:
+        """Indices of the measured sizes around ``rows`` and how far between them it lies."""
+        right = bisect.bisect_left(self._rows, rows)
+        if right == len(self._rows):
+            return right - 1, right - 1, 0.0
+        if right == 0 or self._rows[right] == rows:
+            return right, right, 0.0
+        low, high = self._rows[right - 1], self._rows[right]
+        return right - 1, right, (rows - low) / (high - low)
+
+
+class Costs:
+    """The cost curves of one engine, by stage and workload key."""
+
+    def __init__(self, curves: dict[tuple[str, Hashable], CostCurve] | None = None) -> None:
+        """Start from measured curves, or from none."""
+        self._curves = dict(curves or {})
+
+    def curve(self, stage: str, key: Hashable) -> CostCurve:
+        """The curve of a stage (``step`` or ``decode``); a guess where nothing was measured yet."""
+        found = self._curves.get((stage, key))
+        if found is None:
+            found = CostCurve({rows: UNMEASURED_SECONDS * rows for rows in (1, 8)})
+            self._curves[(stage, key)] = found
+        return found
+
+
+def measure(engine: Engine, device_lock: Lock) -> Costs:
+    """Measure an engine's costs by its own rehearsal; also its warm-up.
+
+    Args:
+        engine: set up, and not yet used by a loop.
+        device_lock: held for one evaluation at a time, so that other models go on between.
+    """
+    curves: dict[tuple[str, Hashable], CostCurve] = {}
+    for job in engine.rehearsal():
+        load = engine.workload(job)
+        if load.evaluations and ("step", load.step) not in curves:
+            curves["step", load.step] = _measure(engine, job, engine.step, load.rows, device_lock)
+        if ("decode", load.decode) not in curves:
+            curves["decode", load.decode] = _measure(engine, job, engine.decode, 1, device_lock)
+    return Costs(curves)
+
+
+def _measure(
+    engine: Engine,
+    job: Job[object],
+    evaluate: Callable[[Sequence[Trajectory]], object],
+    rows_each: int,
+    device_lock: Lock,
+) -> CostCurve:
+    points: dict[int, float] = {}
+    for size in BATCH_SIZES:
+        with device_lock:
+            batch = engine.prepare([job] * size)
+        seconds = [_timed(evaluate, batch, device_lock) for _ in range(REPETITIONS)]
+        rows = size * rows_each
+        points[rows] = median(seconds[1:])
+        cheapest = min(s / r for r, s in points.items())
+        if points[rows] > LONGEST_MEASUREMENT or points[rows] / rows > 1.25 * cheapest:
+            break
+    return CostCurve(points)
+
+
+def _timed(
+    evaluate: Callable[[Sequence[Trajectory]], object], batch: Sequence[Trajectory], lock: Lock
+) -> float:
+    with lock:
+        started = time.perf_counter()
+        evaluate(batch)
+        return time.perf_counter() - started

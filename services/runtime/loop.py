@@ -1,0 +1,341 @@
+"""The loop: one worker thread per device that carries every accepted job to its outcome.
+
+Read it from `Loop._turn` down: take what arrived, drop what was withdrawn or is too late, form a
+batch, evaluate it once, hand out what is done. Everything a row needs between two turns lies in its
+ticket and its trajectory; the loop itself remembers nothing of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from services.core.errors import (
+    AtelierError,
+    Canceled,
+    DeadlineExceeded,
+    EngineFailure,
+    OutOfDeviceMemory,
+    Unavailable,
+)
+from services.core.job import Job
+from services.core.trajectory import Result, Trajectory
+from services.runtime.admission import admit
+from services.runtime.batching import form_batch
+from services.runtime.registry import LoadedModel
+from services.runtime.ticket import Finished, Ticket
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.5
+DEADLINE_FACTOR = 5.0
+"""A job without a deadline is ordered as if it had one at this multiple of its solo latency."""
+LEAST_DEADLINE = 0.05
+
+_MEMORY_WORDS = ("out of memory", "failed to allocate memory", "bad allocation")
+
+
+class Observer(Protocol):
+    """Is told what the loop does; the metrics implement it."""
+
+    def evaluated(self, model: str, stage: str, rows: int, limit: int, seconds: float) -> None:
+        """One evaluation of a batch is over."""
+        ...
+
+    def finished(self, ticket: Ticket, outcome: str) -> None:
+        """A ticket left: ``succeeded``, ``failed``, ``canceled`` or ``expired``."""
+        ...
+
+
+class Silence:
+    """The observer that ignores everything."""
+
+    def evaluated(self, model: str, stage: str, rows: int, limit: int, seconds: float) -> None:
+        """Ignore."""
+
+    def finished(self, ticket: Ticket, outcome: str) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStatus:
+    """A look at the loop from outside.
+
+    ``queue_seconds`` is the device time reserved for accepted work, ``heartbeat_age`` the seconds
+    since the loop last began a turn.
+    """
+
+    trajectories: int
+    queue_seconds: float
+    heartbeat_age: float
+    evaluations: dict[str, int]
+    alive: bool
+
+
+class Loop:
+    """Carries tickets from acceptance to outcome on one device.
+
+    Args:
+        device_lock: held during every evaluation.
+        queue_seconds: most device seconds of accepted work.
+        observer: told what happens.
+    """
+
+    def __init__(
+        self,
+        device_lock: threading.Lock,
+        *,
+        queue_seconds: float = 30.0,
+        observer: Observer | None = None,
+    ) -> None:
+        self._device_lock = device_lock
+        self._queue_seconds = queue_seconds
+        self._observer = observer or Silence()
+        self._tickets: dict[int, Ticket] = {}
+        self._reserved = 0.0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._heartbeat = time.monotonic()
+        self._evaluations: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._run, name="atelier-loop", daemon=True)
+        self._thread.start()
+
+    def submit(self, model: LoadedModel, jobs: Sequence[Job[Any]]) -> list[Ticket]:
+        """Accept the rows of one call, all or none; returns at once.
+
+        Raises:
+            QueueFull, DeadlineUnmeetable: see `admission.admit`.
+            Unavailable: the loop is closing.
+        """
+        now = time.monotonic()
+        tickets = [self._ticket(model, job, now) for job in jobs]
+        with self._changed:
+            if self._closing:
+                raise Unavailable("the replica is shutting down", retry_after=1.0)
+            admit(
+                tickets,
+                self._tickets.values(),
+                self._reserved,
+                now,
+                queue_seconds=self._queue_seconds,
+            )
+            for ticket in tickets:
+                self._tickets[id(ticket)] = ticket
+                self._reserved += ticket.remaining_work
+                model.live += 1
+            self._changed.notify()
+        return tickets
+
+    def withdraw(self, tickets: Sequence[Ticket]) -> None:
+        """Cancel tickets and wake the loop, so that their rows are free before its next turn."""
+        for ticket in tickets:
+            ticket.cancel()
+        with self._changed:
+            self._changed.notify()
+
+    def status(self) -> LoopStatus:
+        """How the loop is doing; never waits for an evaluation."""
+        with self._changed:
+            return LoopStatus(
+                trajectories=len(self._tickets),
+                queue_seconds=self._reserved,
+                heartbeat_age=time.monotonic() - self._heartbeat,
+                evaluations=dict(self._evaluations),
+                alive=self._thread.is_alive(),
+            )
+
+    def close(self, *, drain_seconds: float = 0.0) -> None:
+        """Take no more work, finish what was accepted within the time given, fail the rest."""
+        deadline = time.monotonic() + drain_seconds
+        with self._changed:
+            self._closing = True
+            while self._tickets and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(min(left, IDLE_SECONDS))
+            for ticket in self._tickets.values():
+                ticket.cancel()
+            self._changed.notify_all()
+        self._thread.join(timeout=max(1.0, drain_seconds))
+
+    def _ticket(self, model: LoadedModel, job: Job[Any], now: float) -> Ticket:
+        load, curve = model.engine.workload(job), model.costs.curve
+        step, decode = curve("step", load.step), curve("decode", load.decode)
+        ticket = Ticket(
+            job=job,
+            model=model,
+            workload=load,
+            submitted=now,
+            deadline=math.inf if job.deadline is None else job.deadline,
+            binding=job.deadline is not None,
+            step_work=step.row_seconds() * load.rows,
+            decode_work=decode.row_seconds(),
+            step_solo=step.seconds(load.rows),
+            decode_solo=decode.seconds(1),
+            touched=now,
+        )
+        if not ticket.binding:
+            ticket.deadline = now + max(LEAST_DEADLINE, DEADLINE_FACTOR * ticket.remaining_solo)
+        return ticket
+
+    def _run(self) -> None:
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """One evaluation, or a short wait; false when there is nothing left and never will be."""
+        with self._changed:
+            self._heartbeat = time.monotonic()
+            if not self._tickets:
+                if self._closing:
+                    return False
+                self._changed.wait(IDLE_SECONDS)
+            tickets = list(self._tickets.values())
+        now = time.monotonic()
+        current = [ticket for ticket in tickets if not self._dropped(ticket, now)]
+        batch = form_batch(current, now)
+        if batch:
+            self._evaluate(batch)
+        return True
+
+    def _dropped(self, ticket: Ticket, now: float) -> bool:
+        """Let go of a ticket that was withdrawn, or whose deadline can no longer be met."""
+        if ticket.canceled:
+            self._settle(ticket, Canceled("the request was withdrawn"), "canceled")
+            return True
+        if ticket.binding and now > ticket.deadline:
+            missing = ticket.remaining_solo
+            message = f"the deadline passed with about {missing:.2f} s of work left"
+            self._settle(ticket, DeadlineExceeded(message), "expired")
+            return True
+        return False
+
+    def _evaluate(self, batch: Sequence[Ticket]) -> None:
+        """Prepare, step or decode one batch; every ticket of it is in the same stage."""
+        stage, engine = batch[0].stage, batch[0].model.engine
+        if stage == "prepare":
+            self._guarded(batch, lambda part: self._prepare(engine.prepare, part))
+        elif stage == "step":
+            self._guarded(batch, lambda part: engine.step(_trajectories(part)))
+        else:
+            self._guarded(batch, lambda part: self._decode(engine.decode, part))
+
+    def _prepare(
+        self, prepare: Callable[[Sequence[Job[Any]]], list[Trajectory]], batch: Sequence[Ticket]
+    ) -> None:
+        for ticket, trajectory in zip(batch, prepare([t.job for t in batch]), strict=True):
+            ticket.trajectory = trajectory
+
+    def _decode(
+        self, decode: Callable[[Sequence[Trajectory]], list[Result]], batch: Sequence[Ticket]
+    ) -> None:
+        started = time.monotonic()
+        results = decode(_trajectories(batch))
+        now = time.monotonic()
+        for ticket, result in zip(batch, results, strict=True):
+            ticket.decode_seconds += now - started
+            self._settle(ticket, Finished(result, ticket.timings(now)), "succeeded")
+
+    def _guarded(
+        self, batch: Sequence[Ticket], evaluate: Callable[[Sequence[Ticket]], object]
+    ) -> None:
+        """Evaluate a batch so that one row's fault stays its own.
+
+        Out of memory: both halves are tried apart and the cap is lowered. Any other fault: every
+        row is tried alone, and only those that fail again are told.
+        """
+        try:
+            self._timed(batch, evaluate)
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises must end with its row
+            if len(batch) == 1:
+                self._fail(batch[0], error)
+                return
+            if _is_out_of_memory(error):
+                middle = len(batch) // 2
+                _lower_cap(batch[0], sum(t.rows for t in batch[:middle]))
+                parts = [batch[:middle], batch[middle:]]
+            else:
+                log.warning("a batch of %d failed, retrying row by row: %s", len(batch), error)
+                parts = [[ticket] for ticket in batch]
+            for part in parts:
+                self._guarded(part, evaluate)
+
+    def _timed(
+        self, batch: Sequence[Ticket], evaluate: Callable[[Sequence[Ticket]], object]
+    ) -> None:
+        lead = batch[0]
+        stage, model, rows = lead.stage, lead.model, sum(t.rows for t in batch)
+        with self._device_lock:
+            started = time.monotonic()
+            evaluate(batch)
+            ended = time.monotonic()
+        seconds = ended - started
+        for ticket in batch:
+            ticket.touched = ended
+            if stage == "prepare":
+                ticket.prepare_seconds += seconds
+            elif stage == "step":
+                ticket.step_seconds += seconds
+        with self._changed:
+            self._evaluations[f"{model.id}/{stage}"] += 1
+            if stage == "step":
+                self._reserved -= sum(ticket.step_work for ticket in batch)
+        limit = rows
+        if stage != "prepare":
+            key = lead.workload.step if stage == "step" else lead.workload.decode
+            curve = model.costs.curve(stage, key)
+            curve.observe(rows, seconds)
+            limit = curve.knee()
+        self._observer.evaluated(model.id, stage, rows, max(rows, limit), seconds)
+
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        if isinstance(error, AtelierError):
+            self._settle(ticket, error, "failed")
+            return
+        log.error("job %s failed", ticket.job.id, exc_info=error)
+        if _is_out_of_memory(error):
+            message = "a single image of this request does not fit into the device's memory"
+            self._settle(ticket, OutOfDeviceMemory(message), "failed")
+            return
+        self._settle(ticket, EngineFailure("the model failed on this request"), "failed")
+
+    def _settle(self, ticket: Ticket, outcome: Finished | AtelierError, label: str) -> None:
+        """Give a ticket its outcome; from here on the loop does not know it any more."""
+        with self._changed:
+            del self._tickets[id(ticket)]
+            ticket.model.live -= 1
+            self._reserved = self._reserved - ticket.remaining_work if self._tickets else 0.0
+            self._changed.notify_all()
+        self._observer.finished(ticket, label)
+        ticket.trajectory = None
+        if not ticket.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, AtelierError):
+            ticket.future.set_exception(outcome)
+        else:
+            ticket.future.set_result(outcome)
+
+
+def _trajectories(batch: Sequence[Ticket]) -> list[Trajectory]:
+    found = [ticket.trajectory for ticket in batch]
+    return [trajectory for trajectory in found if trajectory is not None]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error).lower() for words in _MEMORY_WORDS)
+
+
+def _lower_cap(lead: Ticket, rows: int) -> None:
+    if lead.stage == "prepare":
+        lead.model.prepare_limit = max(1, rows)
+        return
+    key = lead.workload.step if lead.stage == "step" else lead.workload.decode
+    lead.model.caps[(lead.stage, key)] = max(1, rows)

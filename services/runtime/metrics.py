@@ -1,0 +1,104 @@
+"""What the loop does, as Prometheus series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.runtime.ticket import Ticket
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+class RuntimeMetrics:
+    """Implements `services.runtime.loop.Observer`.
+
+    Labels come from the store's own names, never from a request.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        """Register the series; ``None`` where they live in files shared between processes."""
+        self._queue = Histogram(
+            "atelier_queue_seconds",
+            "Seconds that a row waited.",
+            ["model"],
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._stage = Histogram(
+            "atelier_stage_seconds",
+            "Seconds of a batch in a stage.",
+            ["model", "stage"],
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._images = Counter(
+            "atelier_images", "Rows finished.", ["model", "task"], registry=registry
+        )
+        self._evaluations = Counter(
+            "atelier_network_evaluations", "Batched evaluations.", ["model"], registry=registry
+        )
+        self._rows = Histogram(
+            "atelier_batch_rows", "Rows of a batch.", ["model"], registry=registry, buckets=ROWS
+        )
+        self._fill = Histogram(
+            "atelier_batch_fill_ratio",
+            "Rows of a batch over the rows at which another no longer pays.",
+            ["model"],
+            registry=registry,
+            buckets=RATIOS,
+        )
+        self._load = Histogram(
+            "atelier_model_load_seconds",
+            "Seconds to open and measure a model.",
+            ["model"],
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._outcomes = Counter(
+            "atelier_rows", "Rows by outcome.", ["model", "outcome"], registry=registry
+        )
+        self._backlog = Gauge(
+            "atelier_queue_device_seconds",
+            "Predicted device seconds of accepted work.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._trajectories = Gauge(
+            "atelier_trajectories",
+            "Rows accepted and unfinished.",
+            ["state"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
+    def evaluated(self, model: str, stage: str, rows: int, limit: int, seconds: float) -> None:
+        """See `Observer.evaluated`."""
+        self._stage.labels(model, stage).observe(seconds)
+        if stage == "prepare":
+            return
+        self._evaluations.labels(model).inc()
+        self._rows.labels(model).observe(rows)
+        self._fill.labels(model).observe(rows / limit)
+
+    def finished(self, ticket: Ticket, outcome: str) -> None:
+        """See `Observer.finished`."""
+        model = ticket.model.id
+        self._outcomes.labels(model, outcome).inc()
+        if outcome != "succeeded":
+            return
+        self._images.labels(model, ticket.job.name).inc()
+        waited = max(0.0, ticket.touched - ticket.submitted - ticket.busy_seconds)
+        self._queue.labels(model).observe(waited)
+
+    def loaded(self, model: str, seconds: float) -> None:
+        """A model is ready to work."""
+        self._load.labels(model).observe(seconds)
+
+    def sample(self, backlog: Callable[[], float], trajectories: Callable[[], int]) -> None:
+        """Set the gauges from the loop's own state; called when a scrape or health check comes."""
+        self._backlog.set(backlog())
+        self._trajectories.labels("accepted").set(trajectories())

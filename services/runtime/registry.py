@@ -1,0 +1,151 @@
+"""The models that a device holds: opened on first use, measured, and let go when room is short."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock, RLock
+
+import torch
+
+from services.core.engine import Engine
+from services.core.errors import InvalidManifest, ModelNotFound
+from services.core.images import ImageLimits
+from services.core.model import ModelInfo
+from services.core.source import ModelSource
+from services.core.validation import near
+from services.runtime.cost import Costs, measure
+
+PREPARE_LIMIT = 32
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """An engine with what was measured of it.
+
+    ``caps`` are row limits that a lack of memory taught, by stage and workload key.
+    """
+
+    engine: Engine
+    fingerprint: str
+    costs: Costs = field(default_factory=Costs)
+    caps: dict[tuple[str, Hashable], int] = field(default_factory=dict)
+    prepare_limit: int = PREPARE_LIMIT
+    ready: bool = False
+    used: float = 0.0
+    live: int = 0
+    opening: Lock = field(default_factory=Lock)
+
+    @property
+    def id(self) -> str:
+        """The model's name."""
+        return self.engine.model.id
+
+
+class Registry:
+    """Engines by model name.
+
+    Args:
+        source: where models come from.
+        families: engine classes by family name.
+        device: what the engines run on.
+        device_lock: held during every evaluation on that device.
+        only: the models to offer; ``None`` for all that the source has.
+        max_loaded: models held at once; past it the least recently used idle one is let go.
+        limits: for uploaded images.
+        on_load: told the model and the seconds that loading took.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        families: Mapping[str, type[Engine]],
+        device: torch.device,
+        device_lock: Lock,
+        *,
+        only: Sequence[str] | None = None,
+        max_loaded: int = 64,
+        limits: ImageLimits | None = None,
+        on_load: Callable[[str, float], None] = lambda model, seconds: None,
+    ) -> None:
+        self._source = source
+        self._families = families
+        self._device = device
+        self._device_lock = device_lock
+        self._only = set(only) if only is not None else None
+        self._max_loaded = max_loaded
+        self._limits = limits or ImageLimits()
+        self._on_load = on_load
+        self._models: dict[str, LoadedModel] = {}
+        self._lock = RLock()
+
+    def names(self) -> list[str]:
+        """The models on offer, sorted."""
+        return [n for n in self._source.names() if self._only is None or n in self._only]
+
+    def loaded(self) -> list[str]:
+        """The models that are ready to work."""
+        with self._lock:
+            return sorted(name for name, model in self._models.items() if model.ready)
+
+    def describe(self, name: str) -> ModelInfo:
+        """What a model says of itself; opens no network."""
+        return self.find(name).engine.describe()
+
+    def find(self, name: str) -> LoadedModel:
+        """A model, described but perhaps not loaded. Picks up a changed one.
+
+        Raises:
+            ModelNotFound: not on offer here.
+            ModelError: its manifest cannot be used.
+        """
+        if self._only is not None and name not in self._only:
+            raise self._unknown(name)
+        fingerprint = self._source.fingerprint(name)
+        with self._lock:
+            known = self._models.get(name)
+            if known is not None and known.fingerprint == fingerprint:
+                return known
+            model = LoadedModel(self._engine(name), fingerprint)
+            self._models[name] = model
+            return model
+
+    def load(self, name: str) -> LoadedModel:
+        """A model that is ready to work; the first call opens and measures it, others wait.
+
+        Raises:
+            ModelNotFound, ModelError: see `find` and `Engine.setup`.
+        """
+        model = self.find(name)
+        model.used = time.monotonic()
+        if model.ready:
+            return model
+        with model.opening:
+            if not model.ready:
+                started = time.monotonic()
+                self._make_room(model)
+                model.engine.setup()
+                model.costs = measure(model.engine, self._device_lock)
+                model.ready = True
+                self._on_load(name, time.monotonic() - started)
+        return model
+
+    def _engine(self, name: str) -> Engine:
+        opened = self._source.open(name, self._device)
+        if opened.family not in self._families:
+            known = ", ".join(sorted(self._families))
+            raise InvalidManifest(f"'{name}' is of family '{opened.family}'; known are {known}")
+        return self._families[opened.family](opened, self._device, self._limits)
+
+    def _make_room(self, newcomer: LoadedModel) -> None:
+        with self._lock:
+            held = [m for m in self._models.values() if m.ready and m is not newcomer]
+            idle = sorted((m for m in held if not m.live), key=lambda m: m.used)
+            for model in idle[: max(0, len(held) + 1 - self._max_loaded)]:
+                self._models.pop(model.id, None)
+
+    def _unknown(self, name: str) -> ModelNotFound:
+        offers = near(name, self.names())
+        hint = f"; did you mean {' or '.join(offers)}?" if offers else ""
+        return ModelNotFound(f"there is no model '{name[:80]}'{hint}", param="model")

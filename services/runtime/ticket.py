@@ -1,0 +1,108 @@
+"""A job's standing in the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+
+from services.core.job import Job, Timings
+from services.core.trajectory import Result, Trajectory, Workload
+from services.runtime.registry import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A result with the seconds that each stage took."""
+
+    result: Result
+    timings: Timings
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """What the loop knows of one job, from acceptance to outcome.
+
+    ``deadline`` is on ``time.monotonic``; ``binding`` says whether the caller set it (then the job
+    is dropped once it has passed) or the loop did (then it only orders). ``step_work`` and
+    ``decode_work`` are the device seconds that were reserved for it, ``step_solo`` and
+    ``decode_solo`` the seconds that its evaluations would take with the device to itself.
+    """
+
+    job: Job[Any]
+    model: LoadedModel
+    workload: Workload
+    submitted: float
+    deadline: float
+    binding: bool
+    step_work: float
+    decode_work: float
+    step_solo: float
+    decode_solo: float
+    future: Future[Finished] = field(default_factory=Future)
+    trajectory: Trajectory | None = None
+    touched: float = 0.0
+    prepare_seconds: float = 0.0
+    step_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    _canceled: Event = field(default_factory=Event)
+
+    def cancel(self) -> None:
+        """Withdraw: the loop drops the row before its next evaluation. Safe from any thread."""
+        self._canceled.set()
+
+    @property
+    def canceled(self) -> bool:
+        """Whether it was withdrawn."""
+        return self._canceled.is_set()
+
+    @property
+    def remaining_evaluations(self) -> int:
+        """Stepwise evaluations still to come."""
+        done = self.trajectory.index if self.trajectory is not None else 0
+        return self.workload.evaluations - done
+
+    @property
+    def remaining_work(self) -> float:
+        """Device seconds still reserved."""
+        return self.remaining_evaluations * self.step_work + self.decode_work
+
+    @property
+    def remaining_solo(self) -> float:
+        """Predicted seconds to the end if it had the device to itself."""
+        return self.remaining_evaluations * self.step_solo + self.decode_solo
+
+    @property
+    def stage(self) -> str:
+        """What it needs next: ``prepare``, ``step`` or ``decode``."""
+        if self.trajectory is None:
+            return "prepare"
+        return "decode" if self.trajectory.finished else "step"
+
+    @property
+    def group(self) -> tuple[int, str, Hashable]:
+        """Tickets of one group may share their next evaluation."""
+        stage = self.stage
+        key = {"prepare": None, "step": self.workload.step, "decode": self.workload.decode}[stage]
+        return id(self.model), stage, key
+
+    @property
+    def rows(self) -> int:
+        """Rows that it takes in its next evaluation."""
+        return self.workload.rows if self.stage == "step" else 1
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds that batches with this row in them took."""
+        return self.prepare_seconds + self.step_seconds + self.decode_seconds
+
+    def timings(self, now: float) -> Timings:
+        """Seconds by stage; what is no work was waiting."""
+        return Timings(
+            queue=max(0.0, now - self.submitted - self.busy_seconds),
+            prepare=self.prepare_seconds,
+            step=self.step_seconds,
+            decode=self.decode_seconds,
+        )

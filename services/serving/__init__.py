@@ -1,0 +1,1 @@
+"""Where engines meet callers: in one process, or as Ray Serve deployments."""

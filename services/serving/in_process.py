@@ -1,0 +1,238 @@
+"""The backend without a network: a device, its registry and its loop in this process.
+
+Ray Serve's replicas hold one each; tests, benchmarks and the offline CLI use it directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+import torch
+
+from services.core import images as codec
+from services.core.backend import PoolStatus
+from services.core.engine import Engine
+from services.core.errors import ModelError, UnsupportedTask
+from services.core.images import ImageLimits
+from services.core.job import Answer, Call, Encoding, Item, Job, Timings
+from services.core.model import ModelInfo
+from services.core.source import ModelSource
+from services.core.trajectory import Result
+from services.runtime.loop import Loop, Observer
+from services.runtime.registry import LoadedModel, Registry
+from services.runtime.ticket import Finished, Ticket
+
+SMALL_IMAGE_PIXELS = 128 * 128
+"""Below this an image is decoded and encoded where we stand; a thread's hop would cost more."""
+STALL_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How one device is used.
+
+    Attributes:
+        name: the pool's name.
+        models: which models it offers; ``None`` for all in the store.
+        preload: which of them are loaded before it says that it is ready.
+        queue_seconds: the most predicted device time of accepted work.
+        max_loaded: models held at once.
+        stall_seconds: a loop with work that gives no sign of life for this long is unhealthy.
+        drain_seconds: how long accepted work may go on when the replica is told to stop.
+    """
+
+    name: str = "default"
+    models: tuple[str, ...] | None = None
+    preload: tuple[str, ...] = ()
+    queue_seconds: float = 30.0
+    max_loaded: int = 64
+    stall_seconds: float = STALL_SECONDS
+    drain_seconds: float = 20.0
+
+
+class InProcessBackend:
+    """Implements `services.core.backend.Backend`.
+
+    Args:
+        source: where models come from.
+        families: engine classes by family name.
+        settings: of the pool.
+        device: what the engines run on.
+        limits: for uploaded images.
+        observer: told what the loop does.
+        on_load: told a model and the seconds that loading it took.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        families: Mapping[str, type[Engine]],
+        *,
+        settings: PoolSettings | None = None,
+        device: torch.device | None = None,
+        limits: ImageLimits | None = None,
+        observer: Observer | None = None,
+        on_load: Callable[[str, float], None] = lambda model, seconds: None,
+    ) -> None:
+        self.settings = settings or PoolSettings()
+        lock = Lock()
+        self.registry = Registry(
+            source,
+            families,
+            device or torch.device("cpu"),
+            lock,
+            only=self.settings.models,
+            max_loaded=self.settings.max_loaded,
+            limits=limits,
+            on_load=on_load,
+        )
+        self.loop = Loop(lock, queue_seconds=self.settings.queue_seconds, observer=observer)
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="atelier-codec")
+        self._preloaded = not self.settings.preload
+
+    async def run(self, call: Call) -> Answer:
+        """See `Backend.run`."""
+        arrived = time.monotonic()
+        model = await self._load(call.model)
+        deadline = None if call.deadline is None else arrived + call.deadline
+        jobs = await self._jobs(model, call, deadline)
+        tickets = self.loop.submit(model, jobs)
+        try:
+            finished = await self._outcomes(tickets)
+        except BaseException:
+            self.loop.withdraw(tickets)
+            raise
+        return await self._answer(call, finished)
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """See `Backend.models`. A model whose manifest cannot be used is not listed."""
+        found = []
+        for name in self.registry.names():
+            try:
+                found.append(await self.model(name))
+            except ModelError:
+                continue
+        return found
+
+    async def model(self, name: str) -> ModelInfo:
+        """See `Backend.model`."""
+        info = await asyncio.to_thread(self.registry.describe, name)
+        return replace(info, loaded=name in self.registry.loaded())
+
+    async def status(self) -> Sequence[PoolStatus]:
+        """See `Backend.status`."""
+        status = self.loop.status()
+        return [
+            PoolStatus(
+                name=self.settings.name,
+                placement="fused",
+                replicas=1,
+                loaded=tuple(self.registry.loaded()),
+                queue_seconds=status.queue_seconds,
+                trajectories=status.trajectories,
+                heartbeat_age=status.heartbeat_age,
+            )
+        ]
+
+    async def ready(self) -> bool:
+        """See `Backend.ready`."""
+        return self._preloaded and self.healthy()
+
+    def healthy(self) -> bool:
+        """Whether the loop runs and has given a sign of life lately."""
+        status = self.loop.status()
+        return status.alive and status.heartbeat_age < self.settings.stall_seconds
+
+    def preload(self) -> None:
+        """Load the models that were asked for, one after the other; then the pool is ready.
+
+        Raises:
+            ModelNotFound, ModelError: one of them cannot be loaded.
+        """
+        names = self.settings.preload
+        wanted = self.registry.names() if "*" in names else names
+        for name in wanted:
+            self.registry.load(name)
+        self._preloaded = True
+
+    def close(self) -> None:
+        """Finish what was accepted, within the time that the settings give; then stop."""
+        self.loop.close(drain_seconds=self.settings.drain_seconds)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _load(self, name: str) -> LoadedModel:
+        model = self.registry.find(name)
+        if not model.ready:
+            model = await asyncio.get_running_loop().run_in_executor(
+                None, self.registry.load, name
+            )
+        return model
+
+    async def _jobs(
+        self, model: LoadedModel, call: Call, deadline: float | None
+    ) -> list[Job[Any]]:
+        def split() -> list[Job[Any]]:
+            return model.engine.jobs(call, deadline=deadline)
+
+        try:
+            if sum(map(len, call.images)) <= SMALL_IMAGE_PIXELS:
+                return split()
+            return await asyncio.get_running_loop().run_in_executor(self._threads, split)
+        except UnsupportedTask as refusal:
+            raise await self._with_alternatives(refusal, call) from refusal
+
+    async def _with_alternatives(self, refusal: UnsupportedTask, call: Call) -> UnsupportedTask:
+        """A refusal that also names the models of this pool that can do what was asked."""
+        able = [m.id for m in await self.models() if call.name in m.operations]
+        hint = f" (of these models: {', '.join(able)})" if able else ""
+        return UnsupportedTask(f"{refusal.message}{hint}", param=refusal.param)
+
+    async def _outcomes(self, tickets: Sequence[Ticket]) -> list[Finished]:
+        futures = [asyncio.wrap_future(ticket.future) for ticket in tickets]
+        try:
+            return await asyncio.gather(*futures)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    async def _answer(self, call: Call, finished: Sequence[Finished]) -> Answer:
+        def encode() -> tuple[tuple[Item, ...], float]:
+            started = time.monotonic()
+            items = tuple(_item(f.result, call.encoding) for f in finished)
+            return items, time.monotonic() - started
+
+        if sum(_size(f.result) for f in finished) <= SMALL_IMAGE_PIXELS:
+            items, seconds = encode()
+        else:
+            items, seconds = await asyncio.get_running_loop().run_in_executor(
+                self._threads, encode
+            )
+        return Answer(call.model, items, _slowest([f.timings for f in finished], seconds))
+
+
+def _size(result: Result) -> int:
+    return 0 if result.pixels is None else result.pixels.shape[1] * result.pixels.shape[2]
+
+
+def _item(result: Result, encoding: Encoding) -> Item:
+    if result.pixels is None:
+        return Item(result.values)
+    return Item(result.values, codec.encode(result.pixels, encoding))
+
+
+def _slowest(timings: Sequence[Timings], encode: float) -> Timings:
+    return Timings(
+        queue=max(t.queue for t in timings),
+        prepare=max(t.prepare for t in timings),
+        step=max(t.step for t in timings),
+        decode=max(t.decode for t in timings),
+        encode=encode,
+    )
+
+
