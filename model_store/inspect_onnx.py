@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model_store.file_content import refuse_unsafe
 from model_store.limits import StoreLimits
@@ -83,7 +83,8 @@ def fold_external_data(name: str, data: bytes, read: Callable[[str], bytes]) -> 
         tensor.ClearField("external_data")
         tensor.data_location = onnx.TensorProto.DEFAULT
         tensor.raw_data = chunk
-    return model.SerializeToString(deterministic=True)
+    folded: bytes = model.SerializeToString(deterministic=True)
+    return folded
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:

@@ -29,7 +29,7 @@ from model_store.plain_files import read_plain
 from services.core.errors import InvalidManifest
 from services.core.validation import explain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_NAMES = ("manifest.json", "manifest.yaml", "manifest.yml")
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_SIDE = 4096
@@ -52,7 +52,9 @@ class StoredFile(_Strict):
     """A file beside the manifest: a plain base name and the digest of its content."""
 
     file: FileName
-    sha256: Sha256 | None = Field(None, description="Filled in by `atelier models add` when absent.")
+    sha256: Sha256 | None = Field(
+        default=None, description="Filled in by `atelier models add` when absent."
+    )
 
 
 class ExportFile(StoredFile):
@@ -76,7 +78,7 @@ class OnnxFile(ExportFile):
         description="The family's name of an output to the graph's own, where they differ.",
     )
     image_layout: Literal["nchw", "nhwc"] | None = Field(
-        None, description="The order of an image's axes, where the shapes leave it open."
+        default=None, description="The order of an image's axes, where the shapes leave it open."
     )
 
 

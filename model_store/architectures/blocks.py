@@ -76,40 +76,65 @@ class StyledBlock(nn.Module):
         return x + self.conv_2(functional.silu(self.conv_1(h)))
 
 
-class StyledDecoder(nn.Module):
-    """Style vector to an image: depth at 8x8, pixel shuffle, then a palette of the image's own.
+class StyledMap(nn.Module):
+    """Style vector to a feature map of ``cells`` by ``cells``."""
 
-    The last step mixes feature maps into colours with weights computed from the style, as the
-    modulated output layers of StyleGAN2 do (Karras et al., 2020, arXiv:1912.04958), so that a color
-    is one decision and not one for each pixel.
+    def __init__(self, style: int, width: int, blocks: int, cells: int) -> None:
+        """Build with ``blocks`` styled blocks of ``width`` channels."""
+        super().__init__()
+        self.cells = cells
+        self.inlet = nn.Linear(style, 32 * cells * cells)
+        self.widen = nn.Conv2d(32, width, 3, padding=1)
+        self.blocks = nn.ModuleList(StyledBlock(width, style) for _ in range(blocks))
+        self.norm = nn.GroupNorm(8, width)
+
+    def forward(self, style: Tensor) -> Tensor:
+        """``[n, style]`` to ``[n, width, cells, cells]``."""
+        h = self.widen(self.inlet(style).view(-1, 32, self.cells, self.cells))
+        for block in self.blocks:
+            h = block(h, style)
+        return functional.silu(self.norm(h))
+
+
+class Palette(nn.Module):
+    """Mixes feature maps into output channels with weights computed from the style.
+
+    As the modulated output layers of StyleGAN2 do (Karras et al., 2020, arXiv:1912.04958), so that
+    a color is one decision and not one for each pixel.
     """
+
+    def __init__(self, style: int, features: int, channels: int) -> None:
+        """Build for ``features`` maps in and ``channels`` out."""
+        super().__init__()
+        self.features, self.channels = features, channels
+        self.weights = nn.Linear(style, channels * (features + 1))
+
+    def forward(self, h: Tensor, style: Tensor) -> Tensor:
+        """``[n, features, h, w]`` and ``[n, style]`` to ``[n, channels, h, w]``."""
+        weights = self.weights(style).view(-1, self.channels, self.features + 1)
+        mixed = weights[:, :, 1:] @ h.flatten(2) + weights[:, :, :1]
+        return mixed.view(-1, self.channels, h.shape[2], h.shape[3])
+
+
+class StyledDecoder(nn.Module):
+    """Style vector to an image: depth at 8x8, pixel shuffle, then a palette of the image's own."""
 
     def __init__(
         self, style: int, width: int = 64, blocks: int = 2, fine: int = 16, cells: int = 8
     ) -> None:
         """Build for images of ``4 * cells`` pixels, with ``fine`` feature maps at that size."""
         super().__init__()
-        self.cells, self.fine = cells, fine
-        self.inlet = nn.Linear(style, 32 * cells * cells)
-        self.widen = nn.Conv2d(32, width, 3, padding=1)
-        self.blocks = nn.ModuleList(StyledBlock(width, style) for _ in range(blocks))
-        self.norm = nn.GroupNorm(8, width)
+        self.deep = StyledMap(style, width, blocks, cells)
         self.expand = nn.Conv2d(width, 16 * fine, 1)
         self.shuffle = nn.PixelShuffle(4)
         self.refine = nn.Conv2d(fine, fine, 3, padding=1)
-        self.palette = nn.Linear(style, 3 * (fine + 1))
+        self.palette = Palette(style, fine, 3)
 
     def forward(self, style: Tensor) -> Tensor:
         """``[n, style]`` to ``[n, 3, 4 cells, 4 cells]``, unbounded."""
-        side = 4 * self.cells
-        h = self.widen(self.inlet(style).view(-1, 32, self.cells, self.cells))
-        for block in self.blocks:
-            h = block(h, style)
-        h = self.shuffle(self.expand(functional.silu(self.norm(h))))
+        h = self.shuffle(self.expand(self.deep(style)))
         h = functional.silu(h + self.refine(functional.silu(h)))
-        palette = self.palette(style).view(-1, 3, self.fine + 1)
-        mixed = palette[:, :, 1:] @ h.flatten(2) + palette[:, :, :1]
-        return mixed.view(-1, 3, side, side)
+        return self.palette(h, style)
 
 
 def gaussian_sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ class VectorDecoder(nn.Module):
             nn.Linear(latent, style), nn.SiLU(), nn.Linear(style, style), nn.SiLU()
         )
         self.synthesis = StyledDecoder(style, width, blocks, cells=side // 4)
-        nn.init.zeros_(self.synthesis.palette.weight)
-        nn.init.zeros_(self.synthesis.palette.bias)
+        nn.init.zeros_(self.synthesis.palette.weights.weight)
+        nn.init.zeros_(self.synthesis.palette.weights.bias)
 
     def forward(self, z: Tensor) -> Tensor:
         """``[n, latent]`` to an image ``[n, 3, 32, 32]``, nominally in [-1, 1]."""

@@ -6,6 +6,7 @@ this module, so a number on a card can be measured again.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +36,22 @@ def read_factors(images: Tensor) -> Tensor:
         for part in images.split(BATCH):
             rows.append(torch.stack([logits.argmax(1) for logits in judge()(part)], dim=1))
     return torch.cat(rows)
+
+
+def confidence(images: Tensor) -> dict[str, float]:
+    """Mean probability of the value that is read, by factor: 1 when nothing is ambiguous."""
+    with torch.no_grad():
+        logits = judge()(images)
+    return {
+        name: round(float(row.softmax(1).amax(1).mean()), 4)
+        for name, row in zip(FACTORS, logits, strict=True)
+    }
+
+
+def evenness(read: Tensor, values: int) -> float:
+    """Entropy of the read values ``[n]`` over ``log(values)``, in [0, 1]."""
+    share = read.bincount(minlength=values) / len(read)
+    return float(torch.special.entr(share).sum()) / math.log(values)
 
 
 def factor_accuracy(images: Tensor, factors: Tensor) -> dict[str, float]:

@@ -53,7 +53,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write(package: Package, catalog: Path = CATALOG) -> Path:
+def publish(package: Package, catalog: Path = CATALOG) -> Path:
     """Export every network through the parity gate, then put the folder in place as one move.
 
     Returns:

@@ -156,6 +156,8 @@ def _bind_input(declared: Declared, name: str, tensor: GraphTensor, kind: Kind |
     what = f"input '{tensor.name}' of network '{declared.name}'"
     given = declared.shapes.get(name)
     row: Dims = tuple(given) if given is not None else tensor.shape[1:]
+    if tensor.shape[1:] and not _agree(row, tensor.shape[1:]):
+        raise InvalidNetwork(f"{what} is {tensor}; the manifest gives it rows of {list(row)}")
     cast = partial(_cast, dtype=tensor.dtype)
     if kind is Kind.IMAGE:
         layout = find_layout(row, declared.frame, declared.image_layout, what)
@@ -196,6 +198,8 @@ def _pick_output(declared: Declared, port: Port, free: Sequence[GraphTensor]) ->
 
 def _bind_output(declared: Declared, name: str, tensor: GraphTensor, kind: Kind | None) -> Bound:
     what = f"output '{tensor.name}' of network '{declared.name}'"
+    if not tensor.shape:
+        raise InvalidNetwork(f"{what} has no batch dimension")
     row, dtype = tensor.shape[1:], _plain(tensor.dtype)
     cast = partial(_cast, dtype=torch.float32 if kind is Kind.IMAGE else dtype)
     if kind is Kind.IMAGE:
@@ -208,6 +212,13 @@ def _bind_output(declared: Declared, name: str, tensor: GraphTensor, kind: Kind 
         spec = TensorSpec((), dtype)
         return Bound(name, tensor.name, spec, lambda x: cast(x).reshape(len(x)))
     return Bound(name, tensor.name, TensorSpec(row, dtype), cast)
+
+
+def _agree(row: Dims, declared: Dims) -> bool:
+    if declared == (None,):
+        return True
+    pairs = zip(row, declared, strict=False)
+    return len(row) == len(declared) and all(d in (None, r) for r, d in pairs)
 
 
 def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model_store.networks.binding import Bound, Declared, bind_inputs, bind_outputs
 from model_store.networks.graph import Graph, GraphTensor
-from model_store.networks.row_plan import PROBED_ROWS, RowPlan, find_plan
+from model_store.networks.row_plan import PROBED_ROWS, RowPlan, candidates, find_plan
 from services.core.errors import EngineFailure, InvalidNetwork
 from services.core.network import TensorSpec
 
@@ -44,9 +44,9 @@ class ExportedNetwork:
         self._outputs = bind_outputs(declared, self._observe())
         self._places = [graph.outputs.index(bound.graph) for bound in self._outputs]
         self.classes = {b.name: b.classes for b in self._inputs if b.classes is not None}
-        self.plan = plan or find_plan(
-            self._run, self.random_rows(PROBED_ROWS), self.static_batch
-        )
+        if plan is None or plan not in candidates(self.static_batch):
+            plan = find_plan(self._run, self.random_rows(PROBED_ROWS), self.static_batch)
+        self.plan = plan
 
     @property
     def backend(self) -> str:
@@ -130,7 +130,8 @@ class ExportedNetwork:
 
 def _static_batch(name: str, tensors: Sequence[GraphTensor]) -> int | None:
     """The only batch size that a graph takes; an input without a batch dimension makes it one."""
-    sizes = {tensor.shape[0] if tensor.shape else 1 for tensor in tensors} - {None}
+    firsts = [tensor.shape[0] if tensor.shape else 1 for tensor in tensors]
+    sizes = {size for size in firsts if size is not None}
     if len(sizes) > 1:
         raise InvalidNetwork(f"the inputs of network '{name}' have batches of {sorted(sizes)} rows")
     return next(iter(sizes), None)

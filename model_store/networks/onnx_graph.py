@@ -66,7 +66,8 @@ class OnnxGraph:
         if self._provider != providers[0]:
             _logger.warning("network '%s' runs on %s, not on CUDA", name, self._provider)
         self.inputs = [_described(name, value) for value in self._session.get_inputs()]
-        self.outputs = [value.name for value in self._session.get_outputs()]
+        given = self._session.get_outputs()
+        self.outputs = [value.name for value in given if value.type in DTYPES]
 
     @property
     def backend(self) -> str:
@@ -76,7 +77,7 @@ class OnnxGraph:
     @property
     def on_cuda(self) -> bool:
         """Whether it runs on a CUDA device."""
-        return self._provider == "CUDAExecutionProvider"
+        return bool(self._provider == "CUDAExecutionProvider")
 
     def run(self, feeds: Mapping[str, Tensor]) -> Sequence[Tensor]:
         """Evaluate; outputs are on the CPU."""

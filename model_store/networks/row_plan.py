@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from services.core.errors import EngineFailure
+
 Run = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
 
 MOST_ROWS = 64
@@ -73,8 +75,11 @@ def find_plan(function: Run, rows: Mapping[str, Tensor], static_batch: int | Non
     """
     plans = candidates(static_batch)
     for plan in plans[:-1]:
-        if is_stable(plan, function, rows):
-            return plan
+        try:
+            if is_stable(plan, function, rows):
+                return plan
+        except EngineFailure:  # a graph that says any batch, and has one size built in
+            continue
     return plans[-1]
 
 
@@ -103,7 +108,7 @@ def is_stable(plan: RowPlan, function: Run, rows: Mapping[str, Tensor]) -> bool:
 
 def _company(size: int) -> list[int]:
     """Rows of a batch: some of the first few, which are compared, at scattered places."""
-    shuffled = np.random.default_rng(size).permutation(PROBED_ROWS)[:size].tolist()
+    shuffled = [int(r) for r in np.random.default_rng(size).permutation(PROBED_ROWS)[:size]]
     for place, row in ((0, 0), (size // 2, 1), (size - 1, 2 % size)):
         if row in shuffled:
             shuffled[shuffled.index(row)] = shuffled[place]

@@ -45,7 +45,9 @@ _IMAGE = Port("image", Kind.IMAGE)
 _Z = Port("z", Kind.LATENT)
 _LABEL = Port("label", Kind.LABEL, required=False)
 _TOKENS = Port("tokens", Kind.TOKENS, required=False)
-_ENCODER = Signature((_IMAGE, _LABEL), (Port("mean", Kind.LATENT), Port("log_variance", Kind.LATENT)))
+_ENCODER = Signature(
+    (_IMAGE, _LABEL), (Port("mean", Kind.LATENT), Port("log_variance", Kind.LATENT))
+)
 _DECODER = Signature((_Z, _LABEL), (_IMAGE,))
 _PREDICTIONS = tuple(
     Port(name, Kind.LATENT, required=False, named=True)

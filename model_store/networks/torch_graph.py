@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from model_store import architectures
 from model_store.inspect_safetensors import Shapes
@@ -15,8 +18,11 @@ from model_store.networks.graph import GraphTensor
 from model_store.networks.signatures import Kind, Signature
 from services.core.errors import EngineFailure, InvalidNetwork, OutOfDeviceMemory
 
-MAX_CONFIG_NUMBER = 1 << 14
-_BUILD_ERRORS = (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError)
+SPARE_NUMBERS = 1 << 20
+_BUILD_ERRORS = (TypeError, KeyError, AttributeError, IndexError, ArithmeticError)
+_FACTORIES = frozenset(
+    {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange}
+)
 
 RowShapes = Mapping[str, Sequence[int]]
 
@@ -70,22 +76,23 @@ def load_module(
 ) -> nn.Module:
     """Build an architecture and give it the weights of a checked safetensors file.
 
-    The module is laid out without memory first, and built only when its weights have the names and
-    shapes that the file holds: a configuration cannot ask for more than the file brings.
+    The configuration comes with the file, so building stops when it makes more numbers than the
+    file could fill.
 
     Raises:
         InvalidNetwork: the architecture or its configuration is not known, or the weights are not
             its own.
     """
-    numbers = [v for v in _leaves(config) if isinstance(v, int) and abs(v) > MAX_CONFIG_NUMBER]
-    if numbers:
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    try:
+        with _Budget(name, 2 * stored + SPARE_NUMBERS):
+            module = architectures.build(architecture, dict(config))
+    except _BUILD_ERRORS as error:
         raise InvalidNetwork(
-            f"the configuration of network '{name}' says {numbers[0]}; at most {MAX_CONFIG_NUMBER}"
-        )
-    with torch.device("meta"):
-        expected = _build(name, architecture, config).state_dict()
-    _refuse_foreign(name, architecture, {k: tuple(v.shape) for k, v in expected.items()}, shapes)
-    module = _build(name, architecture, config)
+            f"network '{name}' cannot be built as '{architecture[:64]}': {error}"
+        ) from error
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    _refuse_foreign(name, architecture, expected, shapes)
     try:
         weights = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
@@ -118,13 +125,33 @@ def module_inputs(
     return inputs
 
 
-def _build(name: str, architecture: str, config: Mapping[str, object]) -> nn.Module:
-    try:
-        return architectures.build(architecture, dict(config))
-    except _BUILD_ERRORS as error:
-        raise InvalidNetwork(
-            f"network '{name}' cannot be built as '{architecture[:64]}': {error}"
-        ) from error
+class _Budget(TorchFunctionMode):
+    """Counts the numbers that factory functions make, and stops at a ceiling.
+
+    It looks between a tensor's allocation, which the system defers, and its initialisation.
+    """
+
+    def __init__(self, name: str, numbers: int) -> None:
+        super().__init__()
+        self._name = name
+        self._left = numbers
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],  # noqa: ARG002 - torch's own signature
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _FACTORIES:
+            self._left -= result.numel()
+            if self._left < 0:
+                raise InvalidNetwork(
+                    f"the configuration of network '{self._name}' asks for a larger network than "
+                    "its file holds weights for"
+                )
+        return result
 
 
 def _refuse_foreign(name: str, architecture: str, expected: Shapes, found: Shapes) -> None:
@@ -147,10 +174,3 @@ def _output_names(name: str, module: nn.Module) -> tuple[str, ...]:
         raise InvalidNetwork(f"the architecture of network '{name}' does not name its outputs")
     return names
 
-
-def _leaves(value: object) -> list[object]:
-    if isinstance(value, Mapping):
-        return [leaf for item in value.values() for leaf in _leaves(item)]
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in _leaves(item)]
-    return [value]

@@ -48,6 +48,15 @@ FACTORS: dict[str, tuple[str, ...]] = {
 }
 """Factor name to its values; a combination is one index per factor, in this order."""
 
+DATA_CARD = (
+    "Captioned shapes, made by `model_store.recipes.shapes`: one anti-aliased shape (circle, "
+    "square, triangle, ring, cross or star) in one of eight colors and three sizes, at one of nine "
+    "places on one of four flat backgrounds, 32x32 RGB, with jittered radius, centre and angle. A "
+    "hash of the six factors splits the 5,184 combinations: one in ten is never trained on and "
+    "serves as the test split, one in ten is for choosing, the rest is for training."
+)
+"""What every card of a model trained on this data says about it."""
+
 
 def _length(x: Tensor, y: Tensor) -> Tensor:
     return torch.sqrt(x * x + y * y + 1e-12)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from model_store.architectures.autoencoder import SpatialDecoder, SpatialEncoder
 from model_store.architectures.blocks import gaussian_sample
+from model_store.evaluation.reconstruction import peak_signal_to_noise
 from model_store.recipes import shapes
 from model_store.recipes.training import Run, arguments, learning_rate, set_learning_rate
 
 BATCH = 64
+MINUTES = 16.0
 KL_WEIGHT = 1e-5
 EDGE_WEIGHT = 0.5
 
@@ -35,12 +37,6 @@ def start_from_principal_components(encoder: SpatialEncoder, decoder: SpatialDec
 def edges(image: Tensor) -> tuple[Tensor, Tensor]:
     """Horizontal and vertical differences between neighbouring pixels."""
     return image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
-
-
-def peak_signal_to_noise(a: Tensor, b: Tensor) -> float:
-    """Mean PSNR in dB over images in [-1, 1]."""
-    error = ((a.clamp(-1, 1) - b) / 2).square().mean(dim=(1, 2, 3))
-    return float((-10 * torch.log10(error)).mean())
 
 
 class Autoencoder(NamedTuple):
@@ -87,7 +83,7 @@ def train(minutes: float, workspace: Path, *, fresh: bool = False) -> Autoencode
 
 def main() -> None:
     """Train the autoencoder."""
-    options = arguments(__doc__ or "", minutes=30)
+    options = arguments(__doc__ or "", minutes=MINUTES)
     train(options.minutes, options.workspace, fresh=options.fresh)
 
 

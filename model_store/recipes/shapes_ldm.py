@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model_store.architectures.autoencoder import SpatialEncoder
 from model_store.architectures.caption_transformer import CaptionTransformer
 from model_store.recipes import shapes, shapes_autoencoder
+from model_store.recipes.latents import Standardizer, encode_pool
 from model_store.recipes.shapes_autoencoder import Autoencoder
 from model_store.recipes.training import (
     Run,
@@ -29,7 +29,6 @@ from model_store.recipes.training import (
 BATCH = 64
 POOL = 80_000
 PEAK_RATE = 2e-3
-AUTOENCODER_MINUTES = 16.0
 
 
 class TextToImage(NamedTuple):
@@ -38,44 +37,6 @@ class TextToImage(NamedTuple):
     autoencoder: Autoencoder
     denoiser: nn.Module
     standardizer: Standardizer
-
-
-class Standardizer(nn.Module):
-    """Per-channel shift and scale that give latents zero mean and unit variance."""
-
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, channels: int = 8) -> None:
-        """Start as the identity; `fit` or a checkpoint sets the numbers."""
-        super().__init__()
-        self.register_buffer("shift", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
-
-    def fit(self, latents: Tensor) -> None:
-        """Measure ``[n, channels, h, w]``."""
-        self.shift.copy_(latents.mean(dim=(0, 2, 3)))
-        self.scale.copy_(latents.std(dim=(0, 2, 3)))
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Standardise."""
-        return (latents - self.shift.view(1, -1, 1, 1)) / self.scale.view(1, -1, 1, 1)
-
-    def inverse(self, standardized: Tensor) -> Tensor:
-        """Undo `forward`."""
-        return standardized * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
-
-
-def encode_pool(encoder: SpatialEncoder, count: int) -> tuple[Tensor, Tensor]:
-    """Posterior means ``[count, 8, 8, 8]`` of training images, and their factors ``[count, 6]``."""
-    generator = torch.Generator().manual_seed(4)
-    latents, factors = [], []
-    with torch.no_grad():
-        for _ in range(count // 500):
-            images, batch_factors = shapes.batch(500, "train", generator)
-            latents.append(encoder(images)[0])
-            factors.append(batch_factors)
-    return torch.cat(latents), torch.cat(factors)
 
 
 def drop_words(factors: Tensor, generator: torch.Generator) -> Tensor:
@@ -143,7 +104,7 @@ def train_denoiser(
 
 def train(options: argparse.Namespace) -> TextToImage:
     """Train the autoencoder if need be, then the denoiser."""
-    autoencoder = shapes_autoencoder.train(AUTOENCODER_MINUTES, options.workspace)
+    autoencoder = shapes_autoencoder.train(shapes_autoencoder.MINUTES, options.workspace)
     denoiser, standardizer = train_denoiser(options, autoencoder)
     return TextToImage(autoencoder, denoiser, standardizer)
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from model_store.architectures.blocks import gaussian_sample
 from model_store.architectures.vae import VectorDecoder, VectorEncoder
-from model_store.evaluation.likelihood import discretized_logistic_log_likelihood, gaussian_kl
+from model_store.evaluation import judge
+from model_store.evaluation.likelihood import (
+    bits_per_dim,
+    discretized_logistic_log_likelihood,
+    gaussian_kl,
+)
+from model_store.evaluation.reconstruction import peak_signal_to_noise
+from model_store.export.card import Card
+from model_store.export.network import Input, NetworkExport
+from model_store.export.package import Package, publish
 from model_store.recipes import shapes
-from model_store.recipes.shapes_autoencoder import peak_signal_to_noise
 from model_store.recipes.training import (
     Run,
     arguments,
@@ -25,6 +33,10 @@ BATCH = 64
 LATENT = 64
 PEAK_RATE = 2e-3
 PIXELS = 3 * 32 * 32
+ENCODER_CONFIG = {"latent": LATENT, "width": 64, "blocks": 3, "hidden": 256, "side": 32}
+DECODER_CONFIG = {"latent": LATENT, "width": 64, "blocks": 3, "style": 192, "side": 32}
+MEASURED = 1024
+SHEET_COLUMNS = 12
 
 
 class Observation(nn.Module):
@@ -46,6 +58,7 @@ class VariationalAutoencoder(NamedTuple):
     encoder: nn.Module
     decoder: nn.Module
     observation: Observation
+    summary: str
 
 
 def start_from_principal_components(encoder: VectorEncoder, decoder: VectorDecoder) -> None:
@@ -66,7 +79,8 @@ def start_from_principal_components(encoder: VectorEncoder, decoder: VectorDecod
 
 def train(options: argparse.Namespace) -> VariationalAutoencoder:
     """Maximise the evidence lower bound until the time is spent; the averaged networks."""
-    encoder, decoder, observation = VectorEncoder(LATENT), VectorDecoder(LATENT), Observation()
+    encoder, decoder = VectorEncoder(**ENCODER_CONFIG), VectorDecoder(**DECODER_CONFIG)
+    observation = Observation()
     start_from_principal_components(encoder, decoder)
     averages = averaged(encoder, 0.998), averaged(decoder, 0.998)
     parameters = [*encoder.parameters(), *decoder.parameters(), *observation.parameters()]
@@ -113,13 +127,113 @@ def train(options: argparse.Namespace) -> VariationalAutoencoder:
                 scale=float(observation().detach()),
             )
     return VariationalAutoencoder(
-        averages[0].module.eval(), averages[1].module.eval(), observation
+        averages[0].module.eval(), averages[1].module.eval(), observation, run.summary()
+    )
+
+
+@torch.no_grad()
+def measure(model: VariationalAutoencoder) -> dict[str, Any]:
+    """Reconstruction, bound and samples, on 1,024 images of the test split.
+
+    The bound takes one draw from each posterior and 8-bit pixels, in bits per subpixel.
+    """
+    generator = torch.Generator().manual_seed(14)
+    images, factors = shapes.batch(MEASURED, "test", generator)
+    mean, log_variance = model.encoder(images)
+    kl = gaussian_kl(mean, log_variance)
+    noise = torch.randn(mean.shape, generator=generator)
+    drawn = model.decoder(gaussian_sample(mean, log_variance, noise))
+    nats = discretized_logistic_log_likelihood(images, drawn, model.observation())
+    reconstruction = model.decoder(mean)
+    samples = model.decoder(torch.randn(mean.shape, generator=generator))
+    return {
+        "reconstruction_psnr_db": round(peak_signal_to_noise(reconstruction, images), 2),
+        "elbo_bits_per_dim": round(float(bits_per_dim(nats - kl, PIXELS).mean()), 4),
+        "kl_nats": round(float(kl.mean()), 2),
+        "active_latents": int((mean.var(dim=0) > 0.01).sum()),
+        "reconstruction_factor_accuracy": judge.factor_accuracy(reconstruction, factors),
+        "prior_sample_confidence": judge.confidence(samples),
+        "images": MEASURED,
+    }
+
+
+def package(model: VariationalAutoencoder) -> Package:
+    """The networks with their numbers, card and samples."""
+    return Package(
+        id="shapes-vae",
+        family="vae",
+        description="Variational autoencoder of colored shapes at 32x32 with a 64-number latent.",
+        networks=[
+            NetworkExport(
+                name="encoder",
+                architecture="vector_encoder",
+                module=model.encoder,
+                inputs={"image": Input((3, 32, 32), "image")},
+                config=ENCODER_CONFIG,
+            ),
+            NetworkExport(
+                name="decoder",
+                architecture="vector_decoder",
+                module=model.decoder,
+                inputs={"z": Input((LATENT,))},
+                config=DECODER_CONFIG,
+            ),
+        ],
+        options={
+            "latent": {"shape": [LATENT]},
+            "observation": {
+                "distribution": "discretized_logistic",
+                "scale": round(float(model.observation().detach()), 4),
+            },
+        },
+        metrics=measure(model),
+        card=card(model.summary),
+        sheet=sheet(model),
+        sheet_columns=SHEET_COLUMNS,
+    )
+
+
+@torch.no_grad()
+def sheet(model: VariationalAutoencoder) -> Tensor:
+    """Four rows of samples from the prior, then test images above their reconstructions."""
+    generator = torch.Generator().manual_seed(15)
+    samples = model.decoder(torch.randn(4 * SHEET_COLUMNS, LATENT, generator=generator))
+    images, _ = shapes.batch(SHEET_COLUMNS, "test", generator)
+    return torch.cat([samples, images, model.decoder(model.encoder(images)[0])])
+
+
+def card(summary: str) -> Card:
+    """The model card's words."""
+    return Card(
+        title="shapes-vae",
+        summary="A variational autoencoder of one colored shape on a flat background at 32x32. "
+        "The sheet shows four rows of samples from the prior, then held-out images above their "
+        "reconstructions.",
+        data=shapes.DATA_CARD,
+        training=f"{summary} at batch {BATCH} on one CPU thread on the evidence lower bound "
+        "itself (KL weight 1 after a short warm-up) with a discretised logistic around each "
+        "decoded pixel, one learned scale for all. The linear paths start at whitened principal "
+        "components.",
+        measured="On images of the test split, whose factor combinations were never trained on. "
+        "The bound is in bits per subpixel of the 8-bit image; factors are read by a classifier "
+        "trained apart.",
+        limits=(
+            "A lower bound on the likelihood, no exact value.",
+            "Samples from the prior can fall between two shapes or two colors; they are softer "
+            "than reconstructions.",
+            "Made images for tests and demonstrations; no photographs, no people.",
+        ),
+        recipe="model_store.recipes.shapes_vae",
+        pipeline_tag="unconditional-image-generation",
+        dataset="atelier/captioned-shapes",
+        tags=("vae",),
     )
 
 
 def main() -> None:
-    """Train the model."""
-    train(arguments(__doc__ or "", minutes=20))
+    """Train, measure, export and package the model."""
+    options = arguments(__doc__ or "", minutes=20)
+    publish(package(train(options)))
 
 
 if __name__ == "__main__":

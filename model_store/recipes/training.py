@@ -109,8 +109,8 @@ class Run:
         self.save()
 
     def summary(self) -> str:
-        """How long the run was, for the card."""
-        return f"{self.step:,} steps in {self.seconds / 60:.0f} minutes on one CPU thread"
+        """How long the run was, for a card."""
+        return f"{self.step:,} steps in {self.seconds / 60:.0f} minutes"
 
     def log(self, **numbers: float) -> None:
         """Keep some numbers in the history and show them on the bar."""

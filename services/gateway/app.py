@@ -7,7 +7,7 @@ from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse
 
 from services.core.backend import Backend
-from services.gateway.auth import authentication
+from services.gateway.auth import ApiKeys
 from services.gateway.docs import docs_page
 from services.gateway.errors import install_error_handlers
 from services.gateway.exchange import Gateway
@@ -47,11 +47,11 @@ def create_app(backend: Backend, settings: GatewaySettings, *, metrics: GatewayM
         ],
     )
     install_error_handlers(app, metrics, max_retry_after=settings.max_retry_after)
-    authenticate = authentication(settings)
-    app.include_router(model_routes(gateway, authenticate))
-    app.include_router(native_routes(gateway, authenticate))
-    app.include_router(openai_image_routes(gateway, authenticate))
-    app.include_router(status_routes(gateway, authenticate))
+    keys = ApiKeys(settings)
+    app.include_router(model_routes(gateway, keys))
+    app.include_router(native_routes(gateway, keys))
+    app.include_router(openai_image_routes(gateway, keys))
+    app.include_router(status_routes(gateway, keys))
     app.include_router(health_routes(gateway))
 
     @app.get("/docs", include_in_schema=False)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
-from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from services.core.errors import InvalidApiKey
 from services.gateway.settings import GatewaySettings
-
-Authenticate = Callable[..., Awaitable[None]]
-
 
 def is_known(key: str, digests: tuple[str, ...]) -> bool:
     """Whether a key's SHA-256 is among the digests, in time that tells nothing about them."""
@@ -23,18 +18,28 @@ def is_known(key: str, digests: tuple[str, ...]) -> bool:
     return any(matches)
 
 
-def authentication(settings: GatewaySettings) -> Authenticate:
+class ApiKeys(HTTPBearer):
     """A dependency that lets a request pass whose key is known, or any where no keys are set."""
-    scheme = HTTPBearer(auto_error=False, description="An API key, where the operator set any.")
 
-    async def authenticate(
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(scheme)],
-    ) -> None:
-        if not settings.api_keys:
-            return
+    def __init__(self, settings: GatewaySettings) -> None:
+        super().__init__(
+            scheme_name="ApiKey",
+            description="An API key, where the operator set any.",
+            auto_error=False,
+        )
+        self._digests = settings.api_keys
+
+    async def __call__(self, request: Request) -> HTTPAuthorizationCredentials | None:
+        """Check the key.
+
+        Raises:
+            InvalidApiKey: it is missing or not known.
+        """
+        credentials = await super().__call__(request)
+        if not self._digests:
+            return credentials
         if credentials is None:
             raise InvalidApiKey("no API key; send the header 'Authorization: Bearer <key>'")
-        if not is_known(credentials.credentials, settings.api_keys):
+        if not is_known(credentials.credentials, self._digests):
             raise InvalidApiKey("the API key is not known")
-
-    return authenticate
+        return credentials

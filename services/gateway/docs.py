@@ -20,21 +20,19 @@ _STYLE = (
 _SHOWN = 120
 
 
-def _curl(method: str, path: str, body: Mapping[str, Any]) -> str:
+def _curl(path: str, body: Mapping[str, Any]) -> str:
     shortened = {
         name: value[:24] + "..." if isinstance(value, str) and len(value) > _SHOWN else value
         for name, value in body.items()
     }
-    data = json.dumps(shortened)
-    return (
-        f"curl -s localhost:8000{path} -X {method} -H 'content-type: application/json' -d '{data}'"
-    )
+    header = "content-type: application/json"
+    return f"curl -s localhost:8000{path} -H '{header}' -d '{json.dumps(shortened)}'"
 
 
 def _section(method: str, path: str, operation: Mapping[str, Any]) -> str:
     content = operation.get("requestBody", {}).get("content", {})
     examples = content.get("application/json", {}).get("examples", {})
-    commands = [_curl(method, path, example["value"]) for example in examples.values()]
+    commands = [_curl(path, example["value"]) for example in examples.values()]
     parts = [
         f"<h2><code>{method} {escape(path)}</code></h2>",
         f"<p><b>{escape(operation.get('summary', ''))}.</b> "

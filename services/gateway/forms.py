@@ -77,13 +77,13 @@ async def _collect(data: FormData, settings: GatewaySettings) -> Form:
 
 def _once(name: str, taken: Iterable[str]) -> None:
     if name in taken:
-        raise InvalidParameter(f"the field {ascii(name[:60])} is given twice", param=name[:60])
+        raise InvalidParameter(f"the field {name[:60]!a} is given twice", param=name[:60])
 
 
 def _scalar(name: str, content: bytes | str, settings: GatewaySettings) -> Any:
     if isinstance(content, bytes):
         raise InvalidParameter(
-            f"the field {ascii(name[:60])} is a file; files are taken as image, image[] and mask",
+            f"the field {name[:60]!a} is a file; files are taken as image, image[] and mask",
             param=name[:60],
         )
     if name not in JSON_NAMES:

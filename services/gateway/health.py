@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from services.core.errors import Unavailable
 from services.gateway.answers import json_response
-from services.gateway.auth import Authenticate
+from services.gateway.auth import ApiKeys
 from services.gateway.exchange import Gateway
 from services.gateway.openapi import documented, guarded
 
@@ -79,9 +79,9 @@ def health_routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-def status_routes(gateway: Gateway, authenticate: Authenticate) -> APIRouter:
+def status_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
     """``/v1/status``: for people, with a key where keys are set."""
-    router = APIRouter(prefix="/v1", tags=["health"], dependencies=guarded(authenticate))
+    router = APIRouter(prefix="/v1", tags=["health"], dependencies=guarded(keys))
 
     @router.get(
         "/status",

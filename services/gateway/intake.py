@@ -103,7 +103,7 @@ def parse(kind: type[R], payload: Payload) -> R:
         InvalidParameter: naming the first field at fault.
     """
     for name, given in (("images", payload.images), ("mask", payload.mask)):
-        if given and name not in kind.model_fields:
+        if given not in (None, ()) and name not in kind.model_fields:
             raise InvalidParameter(f"this route takes no {name}", param=name)
     try:
         return kind.model_validate(payload.fields, strict=not payload.is_form)
@@ -174,7 +174,7 @@ def build_call(
     settings = gateway.settings
     check_limits(asked, settings)
     limits = settings.image_limits
-    mask = payload.mask or getattr(asked, "mask", None)
+    mask = getattr(asked, "mask", None) if payload.mask is None else payload.mask
     images = all_image_bytes(_sources(asked, payload), limits, most=settings.max_input_images)
     parameters = asked.model_dump(exclude_unset=True, exclude=set(TRANSPORT))
     return Call(

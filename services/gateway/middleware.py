@@ -28,6 +28,7 @@ SECURITY_HEADERS = {
 DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 CLIENT_GONE = 499
 
+_LONGEST_LENGTH = 18
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ class _BoundedReader:
         self.tripped = True
         if not (length.isascii() and length.isdigit()):
             return BadRequest("the content-length is not a number")
-        if len(length) > 18 or int(length) > self._limit:
+        if len(length) > _LONGEST_LENGTH or int(length) > self._limit:
             return self._over()
         self.tripped = False
         return None

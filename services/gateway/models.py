@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from services.core.model import Conditioning, LikelihoodKind, ModelInfo
 from services.gateway.answers import json_response
-from services.gateway.auth import Authenticate
+from services.gateway.auth import ApiKeys
 from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.intake import find_model
 from services.gateway.openapi import documented, guarded
@@ -70,9 +70,9 @@ def model_object(model: ModelInfo) -> dict[str, Any]:
     }
 
 
-def model_routes(gateway: Gateway, authenticate: Authenticate) -> APIRouter:
+def model_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
     """``GET /v1/models`` and ``GET /v1/models/{id}``."""
-    router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=guarded(authenticate))
+    router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=guarded(keys))
 
     @router.get(
         "",

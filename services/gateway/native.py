@@ -13,7 +13,7 @@ from services.gateway.answers import (
     json_answer,
     raw_answer,
 )
-from services.gateway.auth import Authenticate
+from services.gateway.auth import ApiKeys
 from services.gateway.dispatch import dispatch
 from services.gateway.examples import EDIT, ENCODE, GENERATE, LIKELIHOOD
 from services.gateway.exchange import Gateway, exchange_of
@@ -59,9 +59,9 @@ async def _examine(
     return json_answer(await dispatch(gateway, request, call), created=False)
 
 
-def native_routes(gateway: Gateway, authenticate: Authenticate) -> APIRouter:
+def native_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
     """The four ``POST`` routes, each taking JSON or multipart."""
-    router = APIRouter(prefix="/v1", tags=["native"], dependencies=guarded(authenticate))
+    router = APIRouter(prefix="/v1", tags=["native"], dependencies=guarded(keys))
 
     @router.post(
         "/generate",

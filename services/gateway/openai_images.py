@@ -20,7 +20,7 @@ from services.gateway.answers import (
     json_response,
     server_timing,
 )
-from services.gateway.auth import Authenticate
+from services.gateway.auth import ApiKeys
 from services.gateway.dispatch import dispatch
 from services.gateway.examples import OPENAI_GENERATION
 from services.gateway.exchange import Exchange, Gateway, exchange_of
@@ -98,9 +98,9 @@ async def _generate(gateway: Gateway, request: Request, exchange: Exchange) -> R
     return _openai_answer(answer, encoding, model, url=asked.response_format == "url")
 
 
-def openai_image_routes(gateway: Gateway, authenticate: Authenticate) -> APIRouter:
+def openai_image_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
     """OpenAI's route for making images."""
-    router = APIRouter(prefix="/v1/images", tags=["openai"], dependencies=guarded(authenticate))
+    router = APIRouter(prefix="/v1/images", tags=["openai"], dependencies=guarded(keys))
 
     @router.post(
         "/generations",

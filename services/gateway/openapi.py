@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from services.core.images import MEDIA_TYPES
 from services.gateway.answers import ErrorEnvelope
-from services.gateway.auth import Authenticate
+from services.gateway.auth import ApiKeys
 from services.gateway.errors import REASONS
 from services.gateway.examples import Examples
 from services.gateway.schemas import (
@@ -40,9 +40,9 @@ _FILE = {"type": "string", "format": "binary"}
 Responses = dict[int | str, dict[str, Any]]
 
 
-def guarded(authenticate: Authenticate) -> Sequence[Dependency]:
+def guarded(keys: ApiKeys) -> Sequence[Dependency]:
     """The dependencies of a router that asks for a key."""
-    return [Depends(authenticate)]
+    return [Depends(keys)]
 
 
 def documented(answer: type[BaseModel], *errors: int, images: bool = False) -> Responses:

@@ -54,6 +54,10 @@ class Observer(Protocol):
         """A ticket left: ``succeeded``, ``failed``, ``canceled`` or ``expired``."""
         ...
 
+    def queued(self, seconds: float, trajectories: int) -> None:
+        """Reserved device seconds and rows in flight have changed."""
+        ...
+
 
 class Silence:
     """The observer that ignores everything."""
@@ -62,6 +66,9 @@ class Silence:
         """Ignore."""
 
     def finished(self, ticket: Ticket, outcome: str) -> None:
+        """Ignore."""
+
+    def queued(self, seconds: float, trajectories: int) -> None:
         """Ignore."""
 
 
@@ -131,6 +138,7 @@ class Loop:
                 self._tickets[id(ticket)] = ticket
                 self._reserved += ticket.remaining_work
                 model.live += 1
+            self._observer.queued(self._reserved, len(self._tickets))
             self._changed.notify()
         return tickets
 
@@ -311,6 +319,7 @@ class Loop:
             del self._tickets[id(ticket)]
             ticket.model.live -= 1
             self._reserved = self._reserved - ticket.remaining_work if self._tickets else 0.0
+            self._observer.queued(self._reserved, len(self._tickets))
             self._changed.notify_all()
         self._observer.finished(ticket, label)
         ticket.trajectory = None

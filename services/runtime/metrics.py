@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.runtime.ticket import Ticket
@@ -98,7 +96,7 @@ class RuntimeMetrics:
         """A model is ready to work."""
         self._load.labels(model).observe(seconds)
 
-    def sample(self, backlog: Callable[[], float], trajectories: Callable[[], int]) -> None:
-        """Set the gauges from the loop's own state; called when a scrape or health check comes."""
-        self._backlog.set(backlog())
-        self._trajectories.labels("accepted").set(trajectories())
+    def queued(self, seconds: float, trajectories: int) -> None:
+        """See `Observer.queued`."""
+        self._backlog.set(seconds)
+        self._trajectories.labels("accepted").set(trajectories)

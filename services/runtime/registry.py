@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock, RLock
 
@@ -52,6 +52,7 @@ class Registry:
         device: what the engines run on.
         device_lock: held during every evaluation on that device.
         only: the models to offer; ``None`` for all that the source has.
+        without: models that are never offered here.
         max_loaded: models held at once; past it the least recently used idle one is let go.
         limits: for uploaded images.
         on_load: told the model and the seconds that loading took.
@@ -65,6 +66,7 @@ class Registry:
         device_lock: Lock,
         *,
         only: Sequence[str] | None = None,
+        without: Collection[str] = (),
         max_loaded: int = 64,
         limits: ImageLimits | None = None,
         on_load: Callable[[str, float], None] = lambda model, seconds: None,
@@ -74,6 +76,7 @@ class Registry:
         self._device = device
         self._device_lock = device_lock
         self._only = set(only) if only is not None else None
+        self._without = set(without)
         self._max_loaded = max_loaded
         self._limits = limits or ImageLimits()
         self._on_load = on_load
@@ -82,7 +85,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """The models on offer, sorted."""
-        return [n for n in self._source.names() if self._only is None or n in self._only]
+        return [name for name in self._source.names() if self._offers(name)]
 
     def loaded(self) -> list[str]:
         """The models that are ready to work."""
@@ -100,7 +103,7 @@ class Registry:
             ModelNotFound: not on offer here.
             ModelError: its manifest cannot be used.
         """
-        if self._only is not None and name not in self._only:
+        if not self._offers(name):
             raise self._unknown(name)
         fingerprint = self._source.fingerprint(name)
         with self._lock:
@@ -130,6 +133,9 @@ class Registry:
                 model.ready = True
                 self._on_load(name, time.monotonic() - started)
         return model
+
+    def _offers(self, name: str) -> bool:
+        return name not in self._without and (self._only is None or name in self._only)
 
     def _engine(self, name: str) -> Engine:
         opened = self._source.open(name, self._device)

@@ -40,6 +40,7 @@ class PoolSettings:
     Attributes:
         name: the pool's name.
         models: which models it offers; ``None`` for all in the store.
+        elsewhere: models of the store that are left to other pools.
         preload: which of them are loaded before it says that it is ready.
         queue_seconds: the most predicted device time of accepted work.
         max_loaded: models held at once.
@@ -49,6 +50,7 @@ class PoolSettings:
 
     name: str = "default"
     models: tuple[str, ...] | None = None
+    elsewhere: frozenset[str] = frozenset()
     preload: tuple[str, ...] = ()
     queue_seconds: float = 30.0
     max_loaded: int = 64
@@ -88,6 +90,7 @@ class InProcessBackend:
             device or torch.device("cpu"),
             lock,
             only=self.settings.models,
+            without=self.settings.elsewhere,
             max_loaded=self.settings.max_loaded,
             limits=limits,
             on_load=on_load,

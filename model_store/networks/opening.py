@@ -1,0 +1,243 @@
+"""From a model's name to networks that are ready to run: verify, check, open, bind, choose."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from model_store.inspect_onnx import check_onnx
+from model_store.inspect_safetensors import check_safetensors
+from model_store.limits import StoreLimits
+from model_store.manifest import ExportFile, Manifest, NetworkFiles, OnnxFile
+from model_store.networks.binding import Declared, bind_inputs
+from model_store.networks.exported_network import ExportedNetwork
+from model_store.networks.graph import Graph
+from model_store.networks.image_layout import Frame
+from model_store.networks.measurements import Measurement, Measurements, default_path
+from model_store.networks.onnx_description import graph_inputs
+from model_store.networks.onnx_graph import OnnxGraph
+from model_store.networks.signatures import SIGNATURES, Kind
+from model_store.networks.torch_graph import TorchGraph, load_module, module_inputs
+from model_store.store import Store
+from services.core.errors import EngineFailure, InvalidNetwork
+from services.core.network import OpenedModel
+
+Export = Literal["onnx", "safetensors"]
+Read = Callable[[str], bytes]
+
+MEASURED_ROWS = 8
+MEASURED_RUNS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Where networks are opened, and what is known of it.
+
+    ``prefer`` names the export to take where there are two, instead of the faster.
+    """
+
+    device: torch.device
+    threads: int
+    measurements: Measurements
+    limits: StoreLimits
+    prefer: Export | None = None
+
+
+def open_model(
+    store: Store,
+    model_id: str,
+    device: torch.device,
+    *,
+    threads: int,
+    prefer: Export | None = None,
+    measurements: Measurements | None = None,
+) -> OpenedModel:
+    """Open a model of the store; each file is verified before it is looked at.
+
+    Args:
+        store: where the model is.
+        model_id: its name.
+        device: where it is to run.
+        threads: how many threads a network may use on the CPU.
+        prefer: the export to take where a network has two, instead of the faster one.
+        measurements: what is known of this hardware; the user's cache by default.
+
+    Raises:
+        ModelNotFound: there is no such model.
+        IntegrityFailure: a file is missing or is not the one that was stored.
+        UnsafeModel: a file is of a kind that is never loaded.
+        InvalidNetwork: a network cannot be opened, or is not what its family needs.
+    """
+    manifest = store.get(model_id)
+    if measurements is None:
+        measurements = Measurements(default_path(os.environ), device, threads)
+    hardware = Hardware(device, threads, measurements, store.limits, prefer)
+    networks = open_networks(manifest, lambda file: store.read(model_id, file), hardware)
+    return OpenedModel(
+        id=manifest.id,
+        family=manifest.family,
+        description=manifest.description,
+        owned_by=manifest.owned_by,
+        created=int(manifest.created.timestamp()) if manifest.created else 0,
+        resolution=manifest.resolution,
+        channels=manifest.channels,
+        pixel_range=manifest.pixel_range,
+        networks=networks,
+        options=manifest.options,
+        card=manifest.metrics,
+    )
+
+
+def open_networks(
+    manifest: Manifest, read: Read, hardware: Hardware
+) -> Mapping[str, ExportedNetwork]:
+    """Every network of a manifest, from the bytes that ``read`` gives for a file name."""
+    return {
+        name: _choose(manifest, name, read, hardware)
+        if files.onnx and files.safetensors and hardware.prefer is None
+        else open_export(manifest, name, read, hardware, _only(files, hardware.prefer))
+        for name, files in manifest.networks.items()
+    }
+
+
+def open_export(
+    manifest: Manifest, name: str, read: Read, hardware: Hardware, export: Export
+) -> ExportedNetwork:
+    """One network from one of its exports.
+
+    Raises:
+        InvalidNetwork: it cannot be opened, or is not what its family needs.
+    """
+    files = manifest.networks[name]
+    if export == "onnx":
+        file: ExportFile | None = files.onnx
+        graph, declared = _onnx(manifest, name, read, hardware)
+    else:
+        file = files.safetensors
+        graph, declared = _safetensors(manifest, name, read, hardware)
+    digests = [str(file.sha256)] if file and file.sha256 else []
+    known = hardware.measurements.get("rows", digests) if digests else None
+    plan = known.plan() if known else None
+    try:
+        network = ExportedNetwork(graph, declared, hardware.device, plan=plan)
+    except EngineFailure as error:
+        raise InvalidNetwork(
+            f"network '{name}' was opened, and fails when run: {error.message}"
+        ) from error
+    if digests and plan is None:
+        found = Measurement(least=network.plan.least, most=network.plan.most)
+        hardware.measurements.put("rows", digests, found)
+    return network
+
+
+def declare(manifest: Manifest, name: str, file: ExportFile) -> Declared:
+    """What a manifest says of one network beside its bytes."""
+    onnx = file if isinstance(file, OnnxFile) else None
+    return Declared(
+        name=name,
+        frame=Frame(manifest.channels, *manifest.resolution),
+        signature=SIGNATURES.get((manifest.family, name)),
+        inputs=onnx.inputs if onnx else {},
+        outputs=onnx.outputs if onnx else {},
+        shapes=file.shapes,
+        image_layout=onnx.image_layout if onnx else None,
+    )
+
+
+def _onnx(
+    manifest: Manifest, name: str, read: Read, hardware: Hardware
+) -> tuple[Graph, Declared]:
+    file = manifest.networks[name].onnx
+    if file is None:
+        raise InvalidNetwork(f"network '{name}' has no ONNX export")
+    data = read(file.file)
+    check_onnx(file.file, data, hardware.limits)
+    graph = OnnxGraph(data, name=name, device=hardware.device, threads=hardware.threads)
+    return graph, declare(manifest, name, file)
+
+
+def _safetensors(
+    manifest: Manifest, name: str, read: Read, hardware: Hardware
+) -> tuple[Graph, Declared]:
+    file = manifest.networks[name].safetensors
+    if file is None:
+        raise InvalidNetwork(f"network '{name}' has no safetensors export")
+    data = read(file.file)
+    tensors = check_safetensors(file.file, data, hardware.limits)
+    module = load_module(
+        data, tensors, name=name, architecture=file.architecture, config=file.config
+    )
+    declared = declare(manifest, name, file)
+    shapes = _row_shapes(manifest, name, declared, read, hardware)
+    graph = TorchGraph(
+        module,
+        name=name,
+        inputs=module_inputs(module, declared.signature, shapes),
+        device=hardware.device,
+        threads=hardware.threads,
+    )
+    return graph, declared
+
+
+def _row_shapes(
+    manifest: Manifest, name: str, declared: Declared, read: Read, hardware: Hardware
+) -> Mapping[str, Sequence[int]]:
+    """Shapes of a module's inputs: the manifest's own, else those of the ONNX export beside it."""
+    sibling = manifest.networks[name].onnx
+    if declared.shapes or sibling is None:
+        ports = declared.signature.inputs if declared.signature else ()
+        images = {p.name: declared.frame.shape for p in ports if p.kind is Kind.IMAGE}
+        return {**images, **declared.shapes}
+    model = check_onnx(sibling.file, read(sibling.file), hardware.limits)
+    bound = bind_inputs(declare(manifest, name, sibling), graph_inputs(model, name))
+    return {b.name: [d for d in b.spec.shape if d is not None] for b in bound}
+
+
+def _choose(
+    manifest: Manifest, name: str, read: Read, hardware: Hardware
+) -> ExportedNetwork:
+    """The faster of two exports: as remembered, else as measured now."""
+    files = manifest.networks[name]
+    digests = [str(f.sha256) for f in (files.onnx, files.safetensors) if f and f.sha256]
+    known = hardware.measurements.get("seconds", digests)
+    if known is not None and known.seconds and known.seconds.keys() == {"onnx", "safetensors"}:
+        faster: Export = (
+            "onnx" if known.seconds["onnx"] <= known.seconds["safetensors"] else "safetensors"
+        )
+        return open_export(manifest, name, read, hardware, faster)
+    exports: tuple[Export, ...] = ("onnx", "safetensors")
+    opened = {e: open_export(manifest, name, read, hardware, e) for e in exports}
+    seconds: dict[str, float] = {e: seconds_of(network) for e, network in opened.items()}
+    hardware.measurements.put("seconds", digests, Measurement(seconds=seconds))
+    return opened[min(exports, key=lambda export: seconds[export])]
+
+
+def seconds_of(network: ExportedNetwork) -> float:
+    """Median time of a batch of `MEASURED_ROWS` rows, after one to warm up."""
+    rows = network.random_rows(MEASURED_ROWS)
+    network(**rows)
+    times = []
+    for _ in range(MEASURED_RUNS):
+        _finish(network.device)
+        started = time.perf_counter()
+        network(**rows)
+        _finish(network.device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _only(files: NetworkFiles, prefer: Export | None) -> Export:
+    if files.onnx and files.safetensors:
+        return prefer or "onnx"
+    return "onnx" if files.onnx else "safetensors"

@@ -1,0 +1,185 @@
+"""``atelier models``: what is in the store, whether it is whole, and adding to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from model_store.store import Entry, Store, default_root
+from services.core.errors import AtelierError
+
+models = typer.Typer(
+    help="List, inspect, verify, add and remove models.", no_args_is_help=True, add_completion=False
+)
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        envvar="ATELIER_STORE",
+        help="Folder of the user's models. [default: ~/.local/share/atelier/models]",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+NameArgument = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
+
+
+@models.command("list")
+def list_models(store: StoreOption = None, *, as_json: JsonOption = False) -> None:
+    """List the models that can be served."""
+    with _one_sentence():
+        entries = _open(store).entries()
+    if as_json:
+        typer.echo(json.dumps([_summary(entry) for entry in entries], indent=2))
+        return
+    table = Table("Name", "Family", "Image", "From", "On disk", "Description")
+    for entry in entries:
+        table.add_row(*(escape(text) for text in _row(entry)))
+    Console().print(table)
+
+
+@models.command()
+def show(name: NameArgument, store: StoreOption = None, *, as_json: JsonOption = False) -> None:
+    """Show a model's manifest and the numbers on its card."""
+    with _one_sentence():
+        entry = _open(store).entry(name)
+    manifest = entry.manifest.model_dump(mode="json", exclude_defaults=not as_json)
+    if as_json:
+        typer.echo(json.dumps({**_summary(entry), "manifest": manifest}, indent=2))
+        return
+    console = Console()
+    metrics = manifest.pop("metrics", {})
+    console.print(f"[bold]{escape(name)}[/bold] ({entry.origin}, {_bytes(entry.size)})")
+    console.print_json(data=manifest)
+    if metrics:
+        table = Table("Measured on held-out data", "Value")
+        for key, value in metrics.items():
+            table.add_row(escape(key), escape(_number(value)))
+        console.print(table)
+
+
+@models.command()
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(help="One model; all of them by default.", show_default=False)
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Read every file again and compare it with its digest; exit with 1 on a problem."""
+    console, found = Console(soft_wrap=True), 0
+    with _one_sentence():
+        shelf = _open(store)
+        for model_id in [name] if name is not None else shelf.ids():
+            problems = shelf.verify(model_id)
+            found += len(problems)
+            for problem in problems:
+                console.print(f"[red]{escape(f'{model_id}: {problem.problem}')}[/red]")
+            if not problems:
+                console.print(f"[green]{escape(model_id)}: every file is as stored[/green]")
+    if found:
+        raise typer.Exit(1)
+
+
+@models.command()
+def add(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with manifest.json or manifest.yaml, or a single .onnx file.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="What to call it.", show_default="as its manifest says")
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(help="gan, vae, flow, diffusion ...", show_default="as its manifest says"),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Check a model, try its networks, and store it; a running server serves it at once."""
+    from model_store.addition import add_model  # noqa: PLC0415 - torch takes a second to import
+
+    console = Console(soft_wrap=True)
+    with _one_sentence(), console.status("trying its networks"):
+        addition = add_model(_open(store), path, name=name, family=family)
+    for note in addition.notes:
+        console.print(f"[dim]{escape(note)}[/dim]")
+    manifest = addition.manifest
+    console.print(f"[green]added '{manifest.id}' of family '{escape(manifest.family)}'[/green]")
+
+
+@models.command()
+def remove(name: NameArgument, store: StoreOption = None) -> None:
+    """Remove one of your models, and the files that no other model uses."""
+    with _one_sentence():
+        _open(store).remove(name)
+    Console(soft_wrap=True).print(f"removed '{escape(name)}'")
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Show an error as a sentence on stderr and exit with 1, without a traceback."""
+    try:
+        yield
+    except (AtelierError, OSError) as error:
+        text = error.message if isinstance(error, AtelierError) else str(error)
+        Console(stderr=True, soft_wrap=True).print(f"[red]{escape(text)}[/red]")
+        raise typer.Exit(1) from error
+
+
+def _open(root: Path | None) -> Store:
+    return Store(root if root is not None else default_root(os.environ))
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    manifest = entry.manifest
+    return {
+        "id": manifest.id,
+        "family": manifest.family,
+        "resolution": list(manifest.resolution),
+        "channels": manifest.channels,
+        "networks": sorted(manifest.networks),
+        "origin": entry.origin,
+        "bytes": entry.size,
+        "description": manifest.description,
+    }
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    manifest = entry.manifest
+    height, width = manifest.resolution
+    return (
+        manifest.id,
+        manifest.family,
+        f"{height} x {width} x {manifest.channels}",
+        entry.origin,
+        _bytes(entry.size),
+        manifest.description,
+    )
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,73 @@
+"""The gateway as a Ray Serve deployment, with the pools that are fused into it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from services.gateway.app import create_app
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.settings import GatewaySettings
+from services.serving.handle_backend import HandleBackend
+from services.serving.local import local_backend, open_store
+from services.serving.pools import Pools, Route
+from services.serving.settings import EVERY_MODEL, Deployment
+
+
+class GatewayReplica:
+    """One replica of the gateway. Decorated with `serve.ingress` by the application builder."""
+
+    def __init__(self, deployment: dict[str, Any], **handles: DeploymentHandle) -> None:
+        """Open the fused pools and reach the others by their handles, keyed by pool name."""
+        settings = Deployment.model_validate(deployment)
+        self._settings = GatewaySettings(**settings.gateway)
+        self._registry = CollectorRegistry()
+        self._fused = [
+            local_backend(
+                pool,
+                store=open_store(settings.store),
+                elsewhere=settings.claimed_elsewhere(pool),
+                limits=self._settings.image_limits,
+                registry=self._registry,
+            )
+            for pool in settings.pools
+            if pool.placement == "fused"
+        ]
+        for backend in self._fused:
+            backend.preload()
+        by_name = {backend.settings.name: backend for backend in self._fused}
+        self._pools = Pools(
+            [
+                Route(
+                    by_name[pool.name]
+                    if pool.name in by_name
+                    else HandleBackend(handles[pool.name], pool.name),
+                    frozenset(m for m in pool.models if m != EVERY_MODEL)
+                    if not pool.takes_the_rest
+                    else frozenset(),
+                )
+                for pool in settings.pools
+            ]
+        )
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Serve after construction."""
+        return create_app(self._pools, self._settings, metrics=GatewayMetrics(self._registry))
+
+    def check_health(self) -> None:
+        """Called by Serve: a replica with a stalled loop is replaced.
+
+        Raises:
+            RuntimeError: a fused pool's loop gave no sign of life for too long.
+        """
+        if not all(backend.healthy() for backend in self._fused):
+            raise RuntimeError("the engine loop of a fused pool has stalled")
+
+    async def __del__(self) -> None:
+        """Called by Serve once no request is left."""
+        for backend in self._fused:
+            await asyncio.to_thread(backend.close)

@@ -1,0 +1,77 @@
+"""A backend in this process, from a pool's settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from model_store.store import Store, default_root
+from services.core.images import ImageLimits
+from services.families import discover
+from services.runtime.metrics import RuntimeMetrics
+from services.serving.in_process import InProcessBackend, PoolSettings
+from services.serving.settings import Pool
+from services.serving.store_source import StoreSource
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def open_store(root: str | None) -> Store:
+    """The built-in catalog together with the user's own models."""
+    return Store(Path(root) if root else default_root(os.environ))
+
+
+def local_backend(
+    pool: Pool | None = None,
+    *,
+    store: Store | None = None,
+    elsewhere: frozenset[str] = frozenset(),
+    limits: ImageLimits | None = None,
+    registry: CollectorRegistry | None = None,
+) -> InProcessBackend:
+    """A backend in this process.
+
+    Args:
+        pool: how the device is used; the whole catalog on one device by default.
+        store: where the models are; the default store when absent.
+        elsewhere: models that a pool of ``*`` leaves to others.
+        limits: for uploaded images.
+        registry: where metrics are kept; none are when absent.
+    """
+    pool = pool or Pool(name="default", placement="fused")
+    metrics = RuntimeMetrics(registry) if registry is not None else None
+    # The loop's own tensors are small: threads would cost more than they give, and the networks
+    # have their own.
+    torch.set_num_threads(1)
+    source = StoreSource(store or open_store(None), threads=pool.threads or cores())
+    return InProcessBackend(
+        source,
+        discover(),
+        settings=PoolSettings(
+            name=pool.name,
+            models=None if pool.takes_the_rest else tuple(pool.models),
+            elsewhere=elsewhere,
+            preload=tuple(pool.preload),
+            queue_seconds=pool.queue_seconds,
+            max_loaded=pool.max_loaded,
+            stall_seconds=pool.stall_seconds,
+            drain_seconds=pool.drain_seconds,
+        ),
+        device=pick_device(pool.device),
+        limits=limits,
+        observer=metrics,
+        on_load=metrics.loaded if metrics else lambda model, seconds: None,
+    )

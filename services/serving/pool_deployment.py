@@ -1,0 +1,77 @@
+"""A pool apart: engines in replicas of their own, one hop from the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from services.core.errors import AtelierError
+from services.core.images import ImageLimits
+from services.serving.local import local_backend, open_store
+from services.serving.settings import Pool
+from services.serving.wire import (
+    Plain,
+    pack_model,
+    pack_outcome,
+    pack_status,
+    unpack_call,
+)
+
+
+class PoolReplica:
+    """One replica of a pool, whatever families its models are of.
+
+    Errors travel as values: an exception of ours would be pickled, and Ray would wrap it.
+    """
+
+    def __init__(
+        self, pool: Plain, elsewhere: list[str], store: str | None, limits: Plain
+    ) -> None:
+        """Open the device and load what is to be preloaded; the replica is ready after that."""
+        self._backend = local_backend(
+            Pool.model_validate(pool),
+            store=open_store(store),
+            elsewhere=frozenset(elsewhere),
+            limits=ImageLimits(**limits),
+            registry=CollectorRegistry(),
+        )
+        self._backend.preload()
+
+    async def run(self, call: Plain) -> Plain:
+        """One call; a cancelled request reaches it as `asyncio.CancelledError`."""
+        try:
+            return pack_outcome(await self._backend.run(unpack_call(call)))
+        except AtelierError as error:
+            return pack_outcome(error)
+
+    async def models(self) -> list[Plain]:
+        """Every model of the pool."""
+        return [pack_model(info) for info in await self._backend.models()]
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """One model, or the error that says that there is none."""
+        try:
+            return {"model": pack_model(await self._backend.model(name))}
+        except AtelierError as error:
+            return {"error": error.to_json()}
+
+    async def status(self) -> list[Plain]:
+        """How this replica is doing."""
+        found = await self._backend.status()
+        return [pack_status(replace(status, placement="apart")) for status in found]
+
+    def check_health(self) -> None:
+        """Called by Serve: a replica whose loop has stalled is replaced.
+
+        Raises:
+            RuntimeError: the loop gave no sign of life for too long.
+        """
+        if not self._backend.healthy():
+            raise RuntimeError("the engine loop has stalled")
+
+    async def __del__(self) -> None:
+        """Called by Serve once no request is left; finish what the loop still holds."""
+        await asyncio.to_thread(self._backend.close)

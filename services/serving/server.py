@@ -1,0 +1,146 @@
+"""``atelier serve``: a Ray of our own on this machine, with the application on it, until told to stop."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from services.core.errors import InvalidParameter
+from services.serving.environment import prepare
+
+OBJECT_STORE_BYTES = 128 << 20
+"""Images are small and answers do not pass through the object store."""
+
+Report = Callable[[str], None]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A Ray Serve config file.
+
+    Raises:
+        InvalidParameter: it is absent or no such config.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidParameter(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict) or not config.get("applications"):
+        raise InvalidParameter(f"{path} has no `applications`; see deploy/serve.yaml")
+    return config
+
+
+def run(
+    config_path: Path,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    store: str | None = None,
+    report: Report = print,
+    ready: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then drain and leave nothing running.
+
+    Args:
+        config_path: a Ray Serve config such as ``deploy/serve.yaml``.
+        host: in place of the config's.
+        port: in place of the config's.
+        store: in place of the config's.
+        report: told what is going on.
+        ready: told the address once requests are taken.
+
+    Raises:
+        InvalidParameter: the config cannot be used, or would open the service to the network
+            without a key.
+    """
+    config = read_config(config_path)
+    http = {"host": "127.0.0.1", "port": 8000, **config.get("http_options", {})}
+    http |= {k: v for k, v in (("host", host), ("port", port)) if v is not None}
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
+        stopped.set()
+
+    previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _start(config, http, store, report)
+        address = f"http://{http['host']}:{http['port']}"
+        report(f"ready at {address}")
+        ready(address)
+        while not stopped.wait(1.0):
+            pass
+        report("draining")
+    finally:
+        _stop()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _start(
+    config: dict[str, Any], http: dict[str, Any], store: str | None, report: Report
+) -> None:
+    prepare(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        p for p in (str(_root()), os.environ.get("PYTHONPATH", "")) if p
+    )
+    import ray  # noqa: PLC0415 - after the environment is set, which Ray reads on import
+    from ray import serve  # noqa: PLC0415
+
+    report("starting Ray")
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        configure_logging=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=_session_folder(),
+    )
+    serve.start(proxy_location=config.get("proxy_location", "HeadOnly"), http_options=http)
+    for application in config["applications"]:
+        arguments = dict(application.get("args", {}))
+        arguments["gateway"] = {**arguments.get("gateway", {}), **_bind(http)}
+        if store is not None:
+            arguments["store"] = store
+        report(f"loading {application['name']}")
+        serve.run(
+            _attribute(application["import_path"])(arguments),
+            name=application["name"],
+            route_prefix=application.get("route_prefix", "/"),
+        )
+
+
+def _stop() -> None:
+    import ray  # noqa: PLC0415
+    from ray import serve  # noqa: PLC0415
+
+    if ray.is_initialized():
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _bind(http: dict[str, Any]) -> dict[str, Any]:
+    return {"host": http["host"], "port": http["port"]}
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def _session_folder() -> str:
+    """A short path of its own: sockets live there, and their names are limited in length."""
+    return tempfile.mkdtemp(prefix="atelier-")
+
+
+def _attribute(import_path: str) -> Callable[[dict[str, Any]], Any]:
+    module, _, name = import_path.partition(":")
+    found: Callable[[dict[str, Any]], Any] = getattr(importlib.import_module(module), name)
+    return found

@@ -1,0 +1,74 @@
+"""Calls and answers between processes: plain values and bytes, never objects of ours."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from services.core.backend import PoolStatus
+from services.core.errors import AtelierError, from_json
+from services.core.job import Answer, Call, Encoding, Item, Task, Timings
+from services.core.model import ModelInfo
+
+Plain = dict[str, Any]
+
+
+def pack_call(call: Call) -> Plain:
+    """A call as plain values."""
+    return asdict(call)
+
+
+def unpack_call(plain: Plain) -> Call:
+    """The inverse of `pack_call`."""
+    return Call(
+        **{
+            **plain,
+            "task": Task(plain["task"]),
+            "images": tuple(plain["images"]),
+            "encoding": Encoding(**plain["encoding"]),
+        }
+    )
+
+
+def pack_outcome(outcome: Answer | AtelierError) -> Plain:
+    """An answer or an error as plain values."""
+    if isinstance(outcome, AtelierError):
+        return {"error": outcome.to_json()}
+    return {"answer": asdict(outcome)}
+
+
+def unpack_outcome(plain: Plain) -> Answer:
+    """The answer of `pack_outcome`.
+
+    Raises:
+        AtelierError: the one that was packed.
+    """
+    if "error" in plain:
+        raise from_json(plain["error"])
+    answer = plain["answer"]
+    return Answer(
+        model=answer["model"],
+        items=tuple(Item(**item) for item in answer["items"]),
+        timings=Timings(**answer["timings"]),
+    )
+
+
+def pack_model(info: ModelInfo) -> Plain:
+    """A model's description as plain values."""
+    return asdict(info)
+
+
+def unpack_model(plain: Plain) -> ModelInfo:
+    """The inverse of `pack_model`."""
+    lists = ("tasks", "conditioning", "resolution", "labels")
+    return ModelInfo(**{**plain, **{name: tuple(plain[name]) for name in lists}})
+
+
+def pack_status(status: PoolStatus) -> Plain:
+    """A pool's status as plain values."""
+    return asdict(status)
+
+
+def unpack_status(plain: Plain) -> PoolStatus:
+    """The inverse of `pack_status`."""
+    return PoolStatus(**{**plain, "loaded": tuple(plain["loaded"])})
