@@ -150,9 +150,7 @@ def _trial(
     firsts = [t.shape[0] if t.shape else 1 for t in tensors]
     static = next((size for size in firsts if size is not None), None)
     feeds = _feeds(bound, static or 1)
-    return try_graph(
-        declared.name, data, feeds, limits, threads=threads, expected=expected
-    )
+    return try_graph(declared.name, data, feeds, limits, threads=threads, expected=expected)
 
 
 def _feeds(bound: Sequence[Bound], rows: int) -> dict[str, torch.Tensor]:

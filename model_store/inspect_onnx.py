@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from model_store.file_content import refuse_unsafe
 from model_store.limits import StoreLimits
@@ -27,10 +27,8 @@ def check_onnx(name: str, data: bytes, limits: StoreLimits) -> onnx.ModelProto:
     """
     model = parse_onnx(name, data)
     _check_nodes(name, model, limits)
-    tensors = 0
-    for tensor in tensors_of(model):
-        tensors += 1
-        if tensors > limits.tensors:
+    for count, tensor in enumerate(tensors_of(model), start=1):
+        if count > limits.tensors:
             raise InvalidNetwork(f"'{name}' has more than {limits.tensors} tensors")
         if is_external(tensor):
             raise UnsafeModel(
@@ -139,10 +137,8 @@ def _check_nodes(name: str, model: onnx.ModelProto, limits: StoreLimits) -> None
     if model.training_info:
         raise InvalidNetwork(f"'{name}' holds training steps; export for inference")
     local = {(function.domain, function.name) for function in model.functions}
-    nodes = 0
-    for node in _nodes(model):
-        nodes += 1
-        if nodes > limits.nodes:
+    for count, node in enumerate(_nodes(model), start=1):
+        if count > limits.nodes:
             raise InvalidNetwork(f"'{name}' has more than {limits.nodes} nodes")
         if (node.domain, node.op_type) in local:
             continue

@@ -63,7 +63,7 @@ def _header(data: bytes, limits: StoreLimits) -> tuple[dict[str, Any], int]:
         raise ValueError(f"a header of {length:,} bytes in a file of {len(data):,}")
     header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=_unique)
     if not isinstance(header, dict):
-        raise ValueError("the header is no mapping")
+        raise ValueError("the header is no mapping")  # noqa: TRY004 - a wrong file, no wrong call
     return header, len(data) - LENGTH_BYTES - length
 
 

@@ -79,18 +79,20 @@ class StyledBlock(nn.Module):
 class StyledMap(nn.Module):
     """Style vector to a feature map of ``cells`` by ``cells``."""
 
-    def __init__(self, style: int, width: int, blocks: int, cells: int) -> None:
-        """Build with ``blocks`` styled blocks of ``width`` channels."""
+    def __init__(
+        self, style: int, width: int, blocks: int, cells: int, *, narrow: int = 32
+    ) -> None:
+        """Build with ``blocks`` styled blocks of ``width`` channels, from ``narrow`` channels."""
         super().__init__()
-        self.cells = cells
-        self.inlet = nn.Linear(style, 32 * cells * cells)
-        self.widen = nn.Conv2d(32, width, 3, padding=1)
+        self.cells, self.narrow = cells, narrow
+        self.inlet = nn.Linear(style, narrow * cells * cells)
+        self.widen = nn.Conv2d(narrow, width, 3, padding=1)
         self.blocks = nn.ModuleList(StyledBlock(width, style) for _ in range(blocks))
         self.norm = nn.GroupNorm(8, width)
 
     def forward(self, style: Tensor) -> Tensor:
         """``[n, style]`` to ``[n, width, cells, cells]``."""
-        h = self.widen(self.inlet(style).view(-1, 32, self.cells, self.cells))
+        h = self.widen(self.inlet(style).view(-1, self.narrow, self.cells, self.cells))
         for block in self.blocks:
             h = block(h, style)
         return functional.silu(self.norm(h))
@@ -120,11 +122,11 @@ class StyledDecoder(nn.Module):
     """Style vector to an image: depth at 8x8, pixel shuffle, then a palette of the image's own."""
 
     def __init__(
-        self, style: int, width: int = 64, blocks: int = 2, fine: int = 16, cells: int = 8
+        self, style: int, width: int, blocks: int, *, fine: int = 16, cells: int = 8, narrow: int = 8
     ) -> None:
         """Build for images of ``4 * cells`` pixels, with ``fine`` feature maps at that size."""
         super().__init__()
-        self.deep = StyledMap(style, width, blocks, cells)
+        self.deep = StyledMap(style, width, blocks, cells, narrow=narrow)
         self.expand = nn.Conv2d(width, 16 * fine, 1)
         self.shuffle = nn.PixelShuffle(4)
         self.refine = nn.Conv2d(fine, fine, 3, padding=1)

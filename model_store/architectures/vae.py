@@ -11,20 +11,26 @@ from model_store.architectures.blocks import PatchEncoder, StyledDecoder
 
 
 class VectorEncoder(nn.Module):
-    """Image to a diagonal Gaussian over a latent vector."""
+    """Image to a diagonal Gaussian over a latent vector; the linear path sees half resolution."""
 
     outputs: ClassVar[tuple[str, ...]] = ("mean", "log_variance")
 
     def __init__(
-        self, latent: int = 64, width: int = 64, blocks: int = 3, hidden: int = 256, side: int = 32
+        self,
+        latent: int = 32,
+        width: int = 48,
+        blocks: int = 2,
+        squeeze: int = 6,
+        hidden: int = 128,
+        side: int = 32,
     ) -> None:
         """Build for images of ``side`` pixels."""
         super().__init__()
-        self.linear = nn.Linear(3 * side * side, latent)
+        self.linear = nn.Linear(3 * (side // 2) ** 2, latent)
         self.deep = PatchEncoder(3, width, blocks)
         self.norm = nn.GroupNorm(8, width)
-        self.squeeze = nn.Conv2d(width, 24, 1)
-        self.hidden = nn.Linear(24 * (side // 4) ** 2, hidden)
+        self.squeeze = nn.Conv2d(width, squeeze, 1)
+        self.hidden = nn.Linear(squeeze * (side // 4) ** 2, hidden)
         self.head = nn.Linear(hidden, 2 * latent)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -34,21 +40,22 @@ class VectorEncoder(nn.Module):
         features = self.squeeze(functional.silu(self.norm(self.deep(image))))
         hidden = functional.silu(self.hidden(functional.silu(features.flatten(1))))
         mean, log_variance = self.head(hidden).chunk(2, dim=1)
-        return self.linear(image.flatten(1)) + mean, (log_variance - 3.0).clamp(-12.0, 4.0)
+        linear = self.linear(functional.avg_pool2d(image, 2).flatten(1))
+        return linear + mean, (log_variance - 3.0).clamp(-12.0, 4.0)
 
 
 class VectorDecoder(nn.Module):
-    """Latent vector to image."""
+    """Latent vector to image; the linear path paints at half resolution."""
 
     outputs: ClassVar[tuple[str, ...]] = ("image",)
 
     def __init__(
-        self, latent: int = 64, width: int = 64, blocks: int = 3, style: int = 192, side: int = 32
+        self, latent: int = 32, width: int = 48, blocks: int = 3, style: int = 96, side: int = 32
     ) -> None:
         """Build for images of ``side`` pixels."""
         super().__init__()
-        self.side = side
-        self.linear = nn.Linear(latent, 3 * side * side)
+        self.half = side // 2
+        self.linear = nn.Linear(latent, 3 * self.half**2)
         self.mapping = nn.Sequential(
             nn.Linear(latent, style), nn.SiLU(), nn.Linear(style, style), nn.SiLU()
         )
@@ -58,5 +65,6 @@ class VectorDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """``[n, latent]`` to an image ``[n, 3, 32, 32]``, nominally in [-1, 1]."""
-        linear = self.linear(z).view(-1, 3, self.side, self.side)
+        coarse = self.linear(z).view(-1, 3, self.half, self.half)
+        linear = functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
         return linear + self.synthesis(self.mapping(z))

@@ -19,12 +19,13 @@ from model_store.architectures import build
 WEIGHTS = Path(__file__).parent / "shapes_classifier.safetensors"
 FACTORS = ("shape", "color", "background", "size", "vertical", "horizontal")
 BATCH = 256
+CONFIG = {"values": [6, 8, 4, 3, 3, 3], "width": 64, "blocks": 3, "hidden": 192, "dropout": 0.1}
 
 
 @cache
 def judge() -> nn.Module:
     """The classifier, in eval mode."""
-    module = build("factor_classifier", {})
+    module = build("factor_classifier", CONFIG)
     module.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
     return module.eval()
 
@@ -58,3 +59,8 @@ def factor_accuracy(images: Tensor, factors: Tensor) -> dict[str, float]:
     """Share of images in which each factor is read as ``factors`` ``[n, 6]`` says, in [0, 1]."""
     right = (read_factors(images) == factors).float().mean(dim=0)
     return {name: round(float(right[i]), 4) for i, name in enumerate(FACTORS)}
+
+
+def all_factors_accuracy(images: Tensor, factors: Tensor) -> float:
+    """Share of images in which all six factors are read as ``factors`` says, in [0, 1]."""
+    return round(float((read_factors(images) == factors).all(dim=1).float().mean()), 4)

@@ -179,11 +179,13 @@ def _bind_input(declared: Declared, name: str, tensor: GraphTensor, kind: Kind |
 
 
 def _pick_output(declared: Declared, port: Port, free: Sequence[GraphTensor]) -> GraphTensor:
-    fitting = [t for t in free if t.is_float or port.kind is Kind.IMAGE]
+    if port.kind is not Kind.IMAGE:
+        match = next((tensor for tensor in free if tensor.is_float), None)
+        if match is not None:
+            return match
     refusal: InvalidNetwork | None = None
-    for tensor in fitting:
-        if port.kind is not Kind.IMAGE:
-            return tensor
+    images = free if port.kind is Kind.IMAGE else ()
+    for tensor in sorted(images, key=lambda t: -len(t.shape)):  # a flat one may be the features
         try:
             _bind_output(declared, port.name, tensor, port.kind)
         except InvalidNetwork as error:

@@ -22,15 +22,8 @@ class ExportedNetwork:
         classes: labels that a one-hot input distinguishes, by input.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        declared: Declared,
-        device: torch.device,
-        *,
-        plan: RowPlan | None = None,
-    ) -> None:
-        """Bind ``graph`` by one run of it; probe for a plan where none is given.
+    def __init__(self, graph: Graph, declared: Declared, device: torch.device) -> None:
+        """Bind ``graph`` by one run of it; it keeps its promise once it has a probed plan.
 
         Raises:
             InvalidNetwork: its inputs and outputs are not what the family needs.
@@ -44,9 +37,18 @@ class ExportedNetwork:
         self._outputs = bind_outputs(declared, self._observe())
         self._places = [graph.outputs.index(bound.graph) for bound in self._outputs]
         self.classes = {b.name: b.classes for b in self._inputs if b.classes is not None}
+        self.plan = candidates(self.static_batch)[0]
+
+    def probe(self) -> None:
+        """Find the cheapest plan under which rows do not show their company."""
+        self.plan = find_plan(self._run, self.random_rows(PROBED_ROWS), self.static_batch)
+
+    def take_plan(self, plan: RowPlan | None) -> bool:
+        """Take a plan that was found before, if it is one that this graph can have."""
         if plan is None or plan not in candidates(self.static_batch):
-            plan = find_plan(self._run, self.random_rows(PROBED_ROWS), self.static_batch)
+            return False
         self.plan = plan
+        return True
 
     @property
     def backend(self) -> str:

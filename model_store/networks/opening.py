@@ -31,8 +31,10 @@ from services.core.network import OpenedModel
 Export = Literal["onnx", "safetensors"]
 Read = Callable[[str], bytes]
 
+EXPORTS: tuple[Export, ...] = ("onnx", "safetensors")
 MEASURED_ROWS = 8
 MEASURED_RUNS = 5
+MEASURED_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,31 +111,44 @@ def open_networks(
 def open_export(
     manifest: Manifest, name: str, read: Read, hardware: Hardware, export: Export
 ) -> ExportedNetwork:
-    """One network from one of its exports.
+    """One network from one of its exports, with the row plan that this hardware needs.
 
     Raises:
         InvalidNetwork: it cannot be opened, or is not what its family needs.
     """
-    files = manifest.networks[name]
-    if export == "onnx":
-        file: ExportFile | None = files.onnx
-        graph, declared = _onnx(manifest, name, read, hardware)
-    else:
-        file = files.safetensors
-        graph, declared = _safetensors(manifest, name, read, hardware)
-    digests = [str(file.sha256)] if file and file.sha256 else []
-    known = hardware.measurements.get("rows", digests) if digests else None
-    plan = known.plan() if known else None
+    network = _bind(manifest, name, read, hardware, export)
+    _settle(network, _digests(manifest.networks[name], export), hardware)
+    return network
+
+
+def _bind(
+    manifest: Manifest, name: str, read: Read, hardware: Hardware, export: Export
+) -> ExportedNetwork:
+    load = _onnx if export == "onnx" else _safetensors
+    graph, declared = load(manifest, name, read, hardware)
     try:
-        network = ExportedNetwork(graph, declared, hardware.device, plan=plan)
+        return ExportedNetwork(graph, declared, hardware.device)
     except EngineFailure as error:
         raise InvalidNetwork(
             f"network '{name}' was opened, and fails when run: {error.message}"
         ) from error
-    if digests and plan is None:
+
+
+def _settle(network: ExportedNetwork, digests: list[str], hardware: Hardware) -> None:
+    """Give a network its row plan: as remembered, else as probed now."""
+    known = hardware.measurements.get("rows", digests) if digests else None
+    if known is not None and network.take_plan(known.plan()):
+        return
+    network.probe()
+    if digests:
         found = Measurement(least=network.plan.least, most=network.plan.most)
         hardware.measurements.put("rows", digests, found)
-    return network
+
+
+def _digests(files: NetworkFiles, *exports: Export) -> list[str]:
+    named = {"onnx": files.onnx, "safetensors": files.safetensors}
+    chosen = [named[export] for export in exports]
+    return [file.sha256 for file in chosen if file and file.sha256]
 
 
 def declare(manifest: Manifest, name: str, file: ExportFile) -> Declared:
@@ -150,9 +165,7 @@ def declare(manifest: Manifest, name: str, file: ExportFile) -> Declared:
     )
 
 
-def _onnx(
-    manifest: Manifest, name: str, read: Read, hardware: Hardware
-) -> tuple[Graph, Declared]:
+def _onnx(manifest: Manifest, name: str, read: Read, hardware: Hardware) -> tuple[Graph, Declared]:
     file = manifest.networks[name].onnx
     if file is None:
         raise InvalidNetwork(f"network '{name}' has no ONNX export")
@@ -199,31 +212,30 @@ def _row_shapes(
     return {b.name: [d for d in b.spec.shape if d is not None] for b in bound}
 
 
-def _choose(
-    manifest: Manifest, name: str, read: Read, hardware: Hardware
-) -> ExportedNetwork:
+def _choose(manifest: Manifest, name: str, read: Read, hardware: Hardware) -> ExportedNetwork:
     """The faster of two exports: as remembered, else as measured now."""
-    files = manifest.networks[name]
-    digests = [str(f.sha256) for f in (files.onnx, files.safetensors) if f and f.sha256]
+    digests = _digests(manifest.networks[name], *EXPORTS)
     known = hardware.measurements.get("seconds", digests)
-    if known is not None and known.seconds and known.seconds.keys() == {"onnx", "safetensors"}:
-        faster: Export = (
-            "onnx" if known.seconds["onnx"] <= known.seconds["safetensors"] else "safetensors"
-        )
+    if known is not None and known.seconds and known.seconds.keys() == set(EXPORTS):
+        faster = min(EXPORTS, key=known.seconds.__getitem__)
         return open_export(manifest, name, read, hardware, faster)
-    exports: tuple[Export, ...] = ("onnx", "safetensors")
-    opened = {e: open_export(manifest, name, read, hardware, e) for e in exports}
-    seconds: dict[str, float] = {e: seconds_of(network) for e, network in opened.items()}
+    opened = {export: _bind(manifest, name, read, hardware, export) for export in EXPORTS}
+    seconds: dict[str, float] = {export: seconds_of(opened[export]) for export in EXPORTS}
     hardware.measurements.put("seconds", digests, Measurement(seconds=seconds))
-    return opened[min(exports, key=lambda export: seconds[export])]
+    faster = min(EXPORTS, key=seconds.__getitem__)
+    _settle(opened[faster], _digests(manifest.networks[name], faster), hardware)
+    return opened[faster]
 
 
 def seconds_of(network: ExportedNetwork) -> float:
-    """Median time of a batch of `MEASURED_ROWS` rows, after one to warm up."""
+    """Median time of a batch of `MEASURED_ROWS` rows, after one to warm up.
+
+    A slow network is not run to the end: once `MEASURED_SECONDS` have gone, what there is counts.
+    """
     rows = network.random_rows(MEASURED_ROWS)
     network(**rows)
-    times = []
-    for _ in range(MEASURED_RUNS):
+    times: list[float] = []
+    while len(times) < MEASURED_RUNS and sum(times) < MEASURED_SECONDS:
         _finish(network.device)
         started = time.perf_counter()
         network(**rows)

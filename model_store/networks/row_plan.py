@@ -51,9 +51,7 @@ class RowPlan:
         missing = self.least - count
         if missing <= 0:
             return list(function(inputs))
-        padded = {
-            k: torch.cat([v, v[:1].expand(missing, *v.shape[1:])]) for k, v in inputs.items()
-        }
+        padded = {k: torch.cat([v, v[:1].expand(missing, *v.shape[1:])]) for k, v in inputs.items()}
         return [output[:count] for output in function(padded)]
 
 

@@ -126,10 +126,7 @@ def module_inputs(
 
 
 class _Budget(TorchFunctionMode):
-    """Counts the numbers that factory functions make, and stops at a ceiling.
-
-    It looks between a tensor's allocation, which the system defers, and its initialisation.
-    """
+    """Counts the numbers that factory functions are asked for, and stops at a ceiling."""
 
     def __init__(self, name: str, numbers: int) -> None:
         super().__init__()
@@ -139,19 +136,19 @@ class _Budget(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002 - torch's own signature
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
         if func in _FACTORIES:
-            self._left -= result.numel()
+            plain = {k: v for k, v in (kwargs or {}).items() if k not in ("generator", "out")}
+            self._left -= func(*args, **{**plain, "device": "meta"}).numel()
             if self._left < 0:
                 raise InvalidNetwork(
                     f"the configuration of network '{self._name}' asks for a larger network than "
                     "its file holds weights for"
                 )
-        return result
+        return func(*args, **(kwargs or {}))
 
 
 def _refuse_foreign(name: str, architecture: str, expected: Shapes, found: Shapes) -> None:
@@ -173,4 +170,3 @@ def _output_names(name: str, module: nn.Module) -> tuple[str, ...]:
     if not isinstance(names, tuple):
         raise InvalidNetwork(f"the architecture of network '{name}' does not name its outputs")
     return names
-

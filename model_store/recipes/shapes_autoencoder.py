@@ -16,6 +16,8 @@ from model_store.recipes.training import Run, arguments, learning_rate, set_lear
 
 BATCH = 64
 MINUTES = 16.0
+ENCODER_CONFIG = {"channels": 3, "latent_channels": 8, "width": 64, "blocks": 3}
+DECODER_CONFIG = {"channels": 3, "latent_channels": 8, "width": 64, "blocks": 4}
 KL_WEIGHT = 1e-5
 EDGE_WEIGHT = 0.5
 
@@ -48,7 +50,7 @@ class Autoencoder(NamedTuple):
 
 def train(minutes: float, workspace: Path, *, fresh: bool = False) -> Autoencoder:
     """Train until the time is spent, or take up the finished checkpoint."""
-    encoder, decoder = SpatialEncoder(), SpatialDecoder()
+    encoder, decoder = SpatialEncoder(**ENCODER_CONFIG), SpatialDecoder(**DECODER_CONFIG)
     start_from_principal_components(encoder, decoder)
     parameters = [*encoder.parameters(), *decoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4, betas=(0.9, 0.98))

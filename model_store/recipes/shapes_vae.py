@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model_store.architectures.blocks import gaussian_sample
 from model_store.architectures.vae import VectorDecoder, VectorEncoder
@@ -30,11 +31,18 @@ from model_store.recipes.training import (
 )
 
 BATCH = 64
-LATENT = 64
+LATENT = 32
 PEAK_RATE = 2e-3
 PIXELS = 3 * 32 * 32
-ENCODER_CONFIG = {"latent": LATENT, "width": 64, "blocks": 3, "hidden": 256, "side": 32}
-DECODER_CONFIG = {"latent": LATENT, "width": 64, "blocks": 3, "style": 192, "side": 32}
+ENCODER_CONFIG = {
+    "latent": LATENT,
+    "width": 48,
+    "blocks": 2,
+    "squeeze": 6,
+    "hidden": 128,
+    "side": 32,
+}
+DECODER_CONFIG = {"latent": LATENT, "width": 48, "blocks": 3, "style": 96, "side": 32}
 MEASURED = 1024
 SHEET_COLUMNS = 12
 
@@ -62,9 +70,9 @@ class VariationalAutoencoder(NamedTuple):
 
 
 def start_from_principal_components(encoder: VectorEncoder, decoder: VectorDecoder) -> None:
-    """Set the linear paths to whitened leading principal components of whole images."""
+    """Set the linear paths to whitened leading principal components of images at half resolution."""
     images, _ = shapes.batch(4096, "train", torch.Generator().manual_seed(1))
-    rows = images.flatten(1)
+    rows = functional.avg_pool2d(images, 2).flatten(1)
     mean = rows.mean(0)
     _, spread, basis = torch.svd_lowrank(rows - mean, q=encoder.linear.out_features + 16)
     kept = encoder.linear.out_features
@@ -162,7 +170,7 @@ def package(model: VariationalAutoencoder) -> Package:
     return Package(
         id="shapes-vae",
         family="vae",
-        description="Variational autoencoder of colored shapes at 32x32 with a 64-number latent.",
+        description="Variational autoencoder of colored shapes at 32x32 with a 32-number latent.",
         networks=[
             NetworkExport(
                 name="encoder",

@@ -6,11 +6,12 @@ No torch: arrays are uint8 ``[channels, height, width]``.
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from services.core.errors import InvalidImage, InvalidParameter, TooLarge, UnsupportedMedia
 from services.core.job import Encoding
@@ -21,8 +22,22 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 EDIT_THRESHOLD = 128
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _MODES = {1: "L", 3: "RGB"}
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_OPAQUE = 255
+
+# What Pillow raises for bytes that it does not understand, metadata included.
+_DECODE_ERRORS = (
+    OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, struct.error
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +80,8 @@ def read_header(data: bytes, limits: ImageLimits, *, param: str = "image") -> Im
         raise TooLarge(
             f"the image is {width}x{height}; the limit is {limits.max_pixels} pixels", param=param
         )
-    if getattr(image, "n_frames", 1) > 1:
+    # A phone's JPEG may carry a second picture (MPO); the first is the photograph.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise InvalidImage("animated images are not supported; send one frame", param=param)
     return ImageHeader(image.format or "", width, height)
 
@@ -75,19 +91,32 @@ def _open(data: bytes, param: str) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise InvalidImage("the image's header is corrupt", param=param) from error
+    except Image.DecompressionBombError as error:
+        raise TooLarge("the image has far more pixels than are accepted", param=param) from error
+    except Image.DecompressionBombError as error:
+        raise TooLarge("the image has far too many pixels", param=param) from error
     except _DECODE_ERRORS as error:
         raise InvalidImage(f"the image cannot be read: {error}", param=param) from error
 
 
 def _load(data: bytes, limits: ImageLimits, param: str) -> Image.Image:
-    """Decode, upright; 16-bit and palette images become 8-bit ones."""
+    """Decode, upright; 16-bit images become 8-bit ones."""
     read_header(data, limits, param=param)
     image = _open(data, param)
     try:
         image.load()
-        return ImageOps.exif_transpose(image)
+        image = _upright(image)
     except _DECODE_ERRORS as error:
         raise InvalidImage(f"the image is truncated or corrupt: {error}", param=param) from error
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As the camera was held. Nothing else of the metadata is looked at, so it cannot be wrong."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -122,8 +151,6 @@ def decode(
         UnsupportedMedia, TooLarge, InvalidImage: see `read_header`; also when it is truncated.
     """
     image = _load(data, limits, param)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         backdrop = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -138,24 +165,31 @@ def decode_mask(
 ) -> Pixels:
     """Decode a mask to ``[1, height, width]``: 255 where the image is to be edited, else 0.
 
-    A mask with transparency says so by alpha 0 (OpenAI's convention), one without by white
+    A mask with transparency says so by alpha 0 (OpenAI's convention), an opaque one by white
     (diffusers' convention).
 
     Raises:
         InvalidParameter: the mask marks nothing.
     """
     image = _load(data, limits, param)
-    if image.has_transparency_data:
-        selected = np.asarray(image.convert("RGBA").getchannel("A")) < EDIT_THRESHOLD
+    alpha = np.asarray(_alpha(image))
+    if (alpha < _OPAQUE).any():
+        selected = alpha < EDIT_THRESHOLD
     else:
         selected = np.asarray(image.convert("L")) >= EDIT_THRESHOLD
     if not selected.any():
         raise InvalidParameter(
             "the mask marks nothing to edit; mark it with white, or with alpha 0", param=param
         )
-    mask = Image.fromarray(np.where(selected, 255, 0).astype(np.uint8))
+    mask = Image.fromarray(selected.astype(np.float32))
     mask = mask.resize((resolution[1], resolution[0]), Image.Resampling.BOX)
     return np.where(np.asarray(mask) > 0, 255, 0).astype(np.uint8)[None]
+
+
+def _alpha(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return Image.new("L", image.size, _OPAQUE)
+    return image.convert("RGBA").getchannel("A")
 
 
 def encode(pixels: Pixels, encoding: Encoding) -> bytes:

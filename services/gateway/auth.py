@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from fastapi import Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection
 
 from services.core.errors import InvalidApiKey
 from services.gateway.settings import GatewaySettings
+
 
 def is_known(key: str, digests: tuple[str, ...]) -> bool:
     """Whether a key's SHA-256 is among the digests, in time that tells nothing about them."""
@@ -29,7 +30,7 @@ class ApiKeys(HTTPBearer):
         )
         self._digests = settings.api_keys
 
-    async def __call__(self, request: Request) -> HTTPAuthorizationCredentials | None:
+    async def __call__(self, request: HTTPConnection) -> HTTPAuthorizationCredentials | None:
         """Check the key.
 
         Raises:

@@ -15,7 +15,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.strict_json import check_text, parse_json
 
 IMAGE_NAMES = frozenset({"image", "image[]", "images", "images[]"})
-JSON_NAMES = frozenset({"latents", "factors", "codes", "seeds", "fractions", "prompts", "labels"})
+JSON_NAMES = frozenset({"latents", "factors", "codes", "seeds", "fractions"})
 """Fields that are no scalars; in a form they are written as JSON."""
 
 _OVER_LIMIT = ("Too many", "Part exceeded")

@@ -26,15 +26,10 @@ def check_limits(asked: BaseModel, settings: GatewaySettings) -> None:
         value = getattr(asked, name, None)
         if value is not None and value > most:
             raise InvalidParameter(f"'{name}' is {value}; the limit is {most}", param=name)
-    for name in ("prompt", "negative_prompt", "prompts"):
-        value = getattr(asked, name, None)
-        for text in [value] if isinstance(value, str) else value or ():
-            _check_length(name, text, settings.max_prompt_chars)
-
-
-def _check_length(name: str, text: str, most: int) -> None:
-    if len(text) > most:
-        raise TooLarge(f"'{name}' has {len(text)} characters; the limit is {most}", param=name)
+    for name in ("prompt", "negative_prompt"):
+        length, most = len(getattr(asked, name, None) or ""), settings.max_prompt_chars
+        if length > most:
+            raise TooLarge(f"'{name}' has {length} characters; the limit is {most}", param=name)
 
 
 def check_size(size: str | None, model: ModelInfo) -> None:

@@ -19,7 +19,7 @@ from services.gateway.examples import EDIT, ENCODE, GENERATE, LIKELIHOOD
 from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.intake import build_call, find_model, parse, read_payload
 from services.gateway.limits import check_size
-from services.gateway.negotiation import negotiate
+from services.gateway.negotiation import expected_images, negotiate
 from services.gateway.openapi import CALL_ERRORS, documented, guarded, request_body
 from services.gateway.schemas import (
     CallRequest,
@@ -38,8 +38,10 @@ async def _make_images(
     exchange.task = task.value
     payload = await read_payload(request, gateway.settings)
     asked = parse(kind, payload)
-    reply = negotiate(request.headers.get("accept", ""), asked)
-    check_size(asked.size, await find_model(gateway, exchange, asked.model))
+    model = await find_model(gateway, exchange, asked.model)
+    check_size(asked.size, model)
+    images = expected_images(asked, getattr(asked, "operation", task.value), model)
+    reply = negotiate(request.headers.get("accept", ""), asked, images)
     call = build_call(gateway, exchange, asked, payload, task=task, encoding=reply.encoding)
     answer = await dispatch(gateway, request, call)
     if reply.raw:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from services.core.errors import InvalidParameter
 from services.core.images import MEDIA_TYPES
 from services.core.job import Encoding, ImageFormat
+from services.core.model import ModelInfo
 from services.gateway.schemas import ImageRequest
 
 _QUALITY = re.compile(r";\s*q=([01](?:\.[0-9]{0,3})?)\s*(?:;|$)")
@@ -39,8 +40,22 @@ def accepted(header: str) -> list[str]:
     return [name for _, name in sorted(ranked, key=lambda pair: -pair[0])]
 
 
-def negotiate(accept: str, asked: ImageRequest) -> Reply:
+def expected_images(asked: ImageRequest, operation: str, model: ModelInfo) -> int:
+    """How many images an operation will make: ``n``, or what the model's schema says it is."""
+    if asked.n is not None:
+        return asked.n
+    fields = model.operations.get(operation, {}).get("properties", {})
+    default = fields.get("n", {}).get("default", 1)
+    return default if isinstance(default, int) else 1
+
+
+def negotiate(accept: str, asked: ImageRequest, images: int) -> Reply:
     """Choose the form of the answer; ``response`` and ``output_format`` win over the header.
+
+    Args:
+        accept: the request's Accept header.
+        asked: the request.
+        images: how many there will be.
 
     Raises:
         InvalidParameter: a stream was asked for, or several images as raw bytes.
@@ -55,7 +70,7 @@ def negotiate(accept: str, asked: ImageRequest) -> Reply:
         format=asked.output_format or wanted or "png",
         compression=100 if asked.output_compression is None else asked.output_compression,
     )
-    several = (asked.n or 1) > 1
+    several = images > 1
     if asked.response is not None:
         raw = asked.response == "image"
     elif several and any(_is_json(name) for name in wishes):
@@ -64,7 +79,7 @@ def negotiate(accept: str, asked: ImageRequest) -> Reply:
         raw = bool(wishes) and wishes[0] in _FORMATS
     if raw and several:
         raise InvalidParameter(
-            f"{asked.n} images cannot be sent as raw bytes; accept application/json, or ask for "
+            f"{images} images cannot be sent as raw bytes; accept application/json, or ask for "
             "one image",
             param="n",
         )

@@ -112,11 +112,11 @@ class EditRequest(ImageRequest):
     images: Images | None = None
     mask: ImageText | None = None
     seeds: Annotated[list[Seed], Field(min_length=2, max_length=2)] | None = None
-    prompts: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
-    labels: Annotated[list[Label], Field(min_length=2, max_length=2)] | None = None
     latents: Latents | Annotated[list[Latents], Field(min_length=1, max_length=2)] | None = None
     fractions: Annotated[list[Fraction], Field(min_length=1, max_length=64)] | None = None
     strength: Fraction | None = None
+    spherical: bool | None = None
+    sample: bool | None = None
 
 
 class LikelihoodRequest(CallRequest):

@@ -2,9 +2,10 @@
 
 Preemption is free: a trajectory that is not in this batch simply waits, state in hand. So the most
 urgent row leads, by deadline and not by arrival; rows that can share its evaluation fill the batch
-up to the knee of the cost curve, most urgent first; rows that can no longer make their deadline
-stand back for those that still can; and a row that has stood back for too long goes first, so
-nothing starves.
+up to the knee of the cost curve, most urgent first; those among them that are new are prepared
+first, so that they join that very evaluation; rows that can no longer make their deadline stand
+back for those that still can; and a row that has stood back for too long goes first, so nothing
+starves.
 """
 
 from __future__ import annotations
@@ -29,16 +30,12 @@ def urgency(ticket: Ticket, now: float) -> tuple[int, float]:
 
 def row_limit(ticket: Ticket) -> int:
     """Rows that a batch led by this ticket may have: the knee, unless memory set a lower cap."""
-    stage = ticket.stage
-    if stage == "prepare":
-        return ticket.model.prepare_limit
-    key = ticket.workload.step if stage == "step" else ticket.workload.decode
-    knee = ticket.model.costs.curve(stage, key).knee()
-    return min(knee, ticket.model.caps.get((stage, key), knee))
+    knee = ticket.model.costs.curve(ticket.target, ticket.key).knee()
+    return min(knee, ticket.model.caps.get((ticket.target, ticket.key), knee))
 
 
 def form_batch(tickets: Iterable[Ticket], now: float) -> Sequence[Ticket]:
-    """The tickets to evaluate next; empty only when there are none."""
+    """The tickets to evaluate next, all in one stage; empty only when there are none."""
     ordered = sorted(tickets, key=lambda t: urgency(t, now))
     if not ordered:
         return ()
@@ -51,4 +48,5 @@ def form_batch(tickets: Iterable[Ticket], now: float) -> Sequence[Ticket]:
         if ticket.group == group and ticket.rows <= room:
             batch.append(ticket)
             room -= ticket.rows
-    return batch
+    newcomers = [ticket for ticket in batch if ticket.stage == "prepare"]
+    return newcomers[: lead.model.prepare_limit] or batch

@@ -237,16 +237,18 @@ class Loop:
     def _prepare(
         self, prepare: Callable[[Sequence[Job[Any]]], list[Trajectory]], batch: Sequence[Ticket]
     ) -> None:
-        for ticket, trajectory in zip(batch, prepare([t.job for t in batch]), strict=True):
+        pairs = list(zip(batch, prepare([t.job for t in batch]), strict=True))
+        for ticket, trajectory in pairs:
             ticket.trajectory = trajectory
 
     def _decode(
         self, decode: Callable[[Sequence[Trajectory]], list[Result]], batch: Sequence[Ticket]
     ) -> None:
         started = time.monotonic()
-        results = decode(_trajectories(batch))
+        pairs = list(zip(batch, decode(_trajectories(batch)), strict=True))
         now = time.monotonic()
-        for ticket, result in zip(batch, results, strict=True):
+        for ticket, result in pairs:
+            ticket.touched = now
             ticket.decode_seconds += now - started
             self._settle(ticket, Finished(result, ticket.timings(now)), "succeeded")
 
@@ -266,7 +268,7 @@ class Loop:
                 return
             if _is_out_of_memory(error):
                 middle = len(batch) // 2
-                _lower_cap(batch[0], sum(t.rows for t in batch[:middle]))
+                _lower_cap(batch[:middle])
                 parts = [batch[:middle], batch[middle:]]
             else:
                 log.warning("a batch of %d failed, retrying row by row: %s", len(batch), error)
@@ -278,7 +280,7 @@ class Loop:
         self, batch: Sequence[Ticket], evaluate: Callable[[Sequence[Ticket]], object]
     ) -> None:
         lead = batch[0]
-        stage, model, rows = lead.stage, lead.model, sum(t.rows for t in batch)
+        stage, key, model, rows = lead.stage, lead.key, lead.model, _rows(batch)
         with self._device_lock:
             started = time.monotonic()
             evaluate(batch)
@@ -296,7 +298,6 @@ class Loop:
                 self._reserved -= sum(ticket.step_work for ticket in batch)
         limit = rows
         if stage != "prepare":
-            key = lead.workload.step if stage == "step" else lead.workload.decode
             curve = model.costs.curve(stage, key)
             curve.observe(rows, seconds)
             limit = curve.knee()
@@ -342,9 +343,14 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error).lower() for words in _MEMORY_WORDS)
 
 
-def _lower_cap(lead: Ticket, rows: int) -> None:
+def _lower_cap(half: Sequence[Ticket]) -> None:
+    """Remember that no more than half of a batch fits."""
+    lead = half[0]
     if lead.stage == "prepare":
-        lead.model.prepare_limit = max(1, rows)
+        lead.model.prepare_limit = len(half)
         return
-    key = lead.workload.step if lead.stage == "step" else lead.workload.decode
-    lead.model.caps[(lead.stage, key)] = max(1, rows)
+    lead.model.caps[(lead.stage, lead.key)] = _rows(half)
+
+
+def _rows(batch: Sequence[Ticket]) -> int:
+    return len(batch) if batch[0].stage == "prepare" else sum(t.rows for t in batch)

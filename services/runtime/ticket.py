@@ -82,16 +82,24 @@ class Ticket:
         return "decode" if self.trajectory.finished else "step"
 
     @property
+    def target(self) -> str:
+        """The evaluation that it waits for, once it is prepared: ``step`` or ``decode``."""
+        return "step" if self.remaining_evaluations > 0 else "decode"
+
+    @property
+    def key(self) -> Hashable:
+        """What its target may be shared by."""
+        return self.workload.step if self.target == "step" else self.workload.decode
+
+    @property
     def group(self) -> tuple[int, str, Hashable]:
-        """Tickets of one group may share their next evaluation."""
-        stage = self.stage
-        key = {"prepare": None, "step": self.workload.step, "decode": self.workload.decode}[stage]
-        return id(self.model), stage, key
+        """Tickets of one group may share their target, prepared or not yet."""
+        return id(self.model), self.target, self.key
 
     @property
     def rows(self) -> int:
-        """Rows that it takes in its next evaluation."""
-        return self.workload.rows if self.stage == "step" else 1
+        """Rows that it takes in its target."""
+        return self.workload.rows if self.target == "step" else 1
 
     @property
     def busy_seconds(self) -> float:

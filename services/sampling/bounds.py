@@ -22,7 +22,8 @@ def bits_per_dim(log_likelihood: float, dims: int) -> float:
 
 
 def _sum(x: Tensor) -> Tensor:
-    return x.flatten(1).sum(1)
+    """Row by row: over a whole batch, the order of additions can depend on how many rows it has."""
+    return torch.stack([row.sum() for row in x.flatten(1)])
 
 
 def gaussian_log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -80,6 +81,8 @@ def importance_weighted_bound(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """
     count = log_weights.shape[1]
     bound = torch.logsumexp(log_weights, 1) - math.log(count)
+    if count == 1:
+        return bound, torch.full_like(bound, math.nan)
     relative = torch.exp(log_weights - bound.unsqueeze(1))
     return bound, relative.std(1) / math.sqrt(count)
 

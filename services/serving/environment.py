@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import MutableMapping
+from pathlib import Path
 
 from services.serving.edge import EDGE_PATH, EDGE_VARIABLE
 
@@ -11,10 +13,14 @@ SWITCHES = {
     # times the requests per second of the Python proxy.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # A replica that dies without having answered: ask again elsewhere. Requests are idempotent
-    # only once their seed is fixed, and an answer that nobody saw fixed nothing.
+    # A replica that died without having answered: ask again. Every request is idempotent, since
+    # an answer that nobody saw has fixed no seed. Ten attempts are enough to find the replica
+    # marked down and to reach the fallback, which waits for the next replica. A body can be sent
+    # again as long as it fits the buffer.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-    "RAY_SERVE_HAPROXY_RETRIES": "3",
+    "RAY_SERVE_HAPROXY_RETRIES": "10",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     # Strips headers by which clients could switch Serve's protections off.
     EDGE_VARIABLE: EDGE_PATH,
     # No telemetry, and no idle workers waiting for tasks that never come.
@@ -24,8 +30,39 @@ SWITCHES = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+PORTS = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+)
 
-def prepare(environment: MutableMapping[str, str]) -> None:
-    """Set the switches that the operator has not set."""
-    for name, value in SWITCHES.items():
+
+def prepare(environment: MutableMapping[str, str], session: Path) -> None:
+    """Set the switches that the operator has not set.
+
+    Args:
+        environment: usually ``os.environ``.
+        session: a folder of this server's own, so that two of them can share a machine.
+    """
+    proxy = session / "haproxy"
+    own = {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+        **dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True)),
+    }
+    for name, value in {**SWITCHES, **own}.items():
         environment.setdefault(name, value)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 from services.gateway.app import create_app
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
+from services.serving.edge import EDGE_VARIABLE
 from services.serving.handle_backend import HandleBackend
 from services.serving.local import local_backend, open_store
 from services.serving.pools import Pools, Route
@@ -24,7 +26,9 @@ class GatewayReplica:
     def __init__(self, deployment: dict[str, Any], **handles: DeploymentHandle) -> None:
         """Open the fused pools and reach the others by their handles, keyed by pool name."""
         settings = Deployment.model_validate(deployment)
-        self._settings = GatewaySettings(**settings.gateway)
+        # Serve adds a request id of its own; where our edge is in place, it keeps ours alone.
+        own_id = {"emit_request_id": EDGE_VARIABLE in os.environ}
+        self._settings = GatewaySettings(**{**own_id, **settings.gateway})
         self._registry = CollectorRegistry()
         self._fused = [
             local_backend(

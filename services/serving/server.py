@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from services.core.errors import InvalidParameter
+from services.serving import leftovers
 from services.serving.environment import prepare
 
 OBJECT_STORE_BYTES = 128 << 20
@@ -70,8 +71,10 @@ def run(
         stopped.set()
 
     previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    # A short path: sockets live there, and their names are limited in length.
+    session = Path(tempfile.mkdtemp(prefix="atelier-"))
     try:
-        _start(config, http, store, report)
+        _start(config, http, store, session, report)
         address = f"http://{http['host']}:{http['port']}"
         report(f"ready at {address}")
         ready(address)
@@ -80,14 +83,19 @@ def run(
         report("draining")
     finally:
         _stop()
+        leftovers.clear(session)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _start(
-    config: dict[str, Any], http: dict[str, Any], store: str | None, report: Report
+    config: dict[str, Any],
+    http: dict[str, Any],
+    store: str | None,
+    session: Path,
+    report: Report,
 ) -> None:
-    prepare(os.environ)
+    prepare(os.environ, session)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         p for p in (str(_root()), os.environ.get("PYTHONPATH", "")) if p
     )
@@ -102,9 +110,10 @@ def _start(
         log_to_driver=False,
         configure_logging=False,
         _node_ip_address="127.0.0.1",
-        _temp_dir=_session_folder(),
+        _temp_dir=str(session),
     )
     serve.start(proxy_location=config.get("proxy_location", "HeadOnly"), http_options=http)
+    leftovers.explain_outage(session)
     for application in config["applications"]:
         arguments = dict(application.get("args", {}))
         arguments["gateway"] = {**arguments.get("gateway", {}), **_bind(http)}
@@ -133,11 +142,6 @@ def _bind(http: dict[str, Any]) -> dict[str, Any]:
 
 def _root() -> Path:
     return Path(__file__).resolve().parents[2]
-
-
-def _session_folder() -> str:
-    """A short path of its own: sockets live there, and their names are limited in length."""
-    return tempfile.mkdtemp(prefix="atelier-")
 
 
 def _attribute(import_path: str) -> Callable[[dict[str, Any]], Any]:

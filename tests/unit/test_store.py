@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.unit.tiny_networks import Generator, one_node_model, write_model
 
 from model_store.addition import add_model
 from model_store.limits import StoreLimits
@@ -31,6 +30,7 @@ from services.core.errors import (
     TooLarge,
     UnsafeModel,
 )
+from tests.unit.tiny_networks import Generator, one_node_model, write_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -382,9 +382,8 @@ def test_weights_outside_the_folder_are_refused(
 ) -> None:
     model = Generator().build()
     tensor = next(t for t in model.graph.initializer if t.name == "weight")
+    onnx.external_data_helper.set_external_data(tensor, location)
     tensor.ClearField("raw_data")
-    onnx.external_data_helper.set_external_data(tensor, location) if location else None
-    tensor.data_location = onnx.TensorProto.EXTERNAL
     refused(store, write_graph(tmp_path / "gan", model), UnsafeModel, "plain file name")
 
 
@@ -392,8 +391,8 @@ def test_a_weight_file_that_is_a_link_is_refused(store: Store, tmp_path: Path) -
     model = Generator().build()
     tensor = next(t for t in model.graph.initializer if t.name == "weight")
     (tmp_path / "secret").write_bytes(tensor.raw_data)
-    tensor.ClearField("raw_data")
     onnx.external_data_helper.set_external_data(tensor, "weights.bin")
+    tensor.ClearField("raw_data")
     folder = write_graph(tmp_path / "gan", model)
     (folder / "weights.bin").symlink_to(tmp_path / "secret")
     refused(store, folder, UnsafeModel, "weights.bin")
@@ -460,7 +459,10 @@ def test_a_graph_that_never_ends_is_stopped(tmp_path: Path) -> None:
     helper, kind = onnx.helper, onnx.TensorProto
     carried = helper.make_tensor_value_info("carried", kind.FLOAT, None)
     body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Sin", ["in"], ["carried"])],
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Sin", ["in"], ["carried"]),
+        ],
         "body",
         [
             helper.make_tensor_value_info("i", kind.INT64, []),

@@ -74,16 +74,18 @@ class Generator:
         if self.extra_output:
             outputs.insert(0, helper.make_tensor_value_info("logits", kind, None))
         graph = helper.make_graph(nodes, "generator", inputs, outputs, weights)
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
     def bytes(self) -> bytes:
         """The file."""
         return bytes(self.build().SerializeToString())
 
     def _label_input(self, kind: int) -> onnx.ValueInfoProto:
-        kinds = {"int64": TensorProto.INT64, "int32": TensorProto.INT32, "column": TensorProto.INT64}
+        kinds = {
+            "int64": TensorProto.INT64,
+            "int32": TensorProto.INT32,
+            "column": TensorProto.INT64,
+        }
         tails: dict[str, list[int]] = {"column": [1], "one_hot": [CLASSES]}
         return helper.make_tensor_value_info(
             self.label_name, kinds.get(self.label, kind), [self.batch, *tails.get(self.label, [])]

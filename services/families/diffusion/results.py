@@ -102,6 +102,7 @@ class Renderer:
             reconstruction - diffusion - rest + entropy
             for reconstruction, diffusion in zip(reconstructions, row.diffusion, strict=True)
         ]
+        require_finite(torch.tensor(estimates))
         log_likelihood = fmean(estimates)
         count = len(estimates)
         values: dict[str, Any] = {

@@ -169,6 +169,7 @@ class FlowEngine(Engine):
         centers = torch.full((len(images), *images[0].shape), BIN_CENTER)
         x = to_bins(images, centers, self.model.pixel_range)
         z = self.forward(x=x.to(self.device))["z"].cpu()
+        require_finite(z)
         return {key: z[i] for key, i in places.items()}
 
     def _start(self, job: Job[Any], encoded: Mapping[int, Tensor]) -> Trajectory:

@@ -200,6 +200,8 @@ class VaeEngine(Engine):
         images = to_tensor([by_id[key] for key in places], self.model.pixel_range)
         output = self.encoder(image=images.to(self.device))
         mean, log_variance = output["mean"].cpu(), output["log_variance"].cpu()
+        require_finite(mean)
+        require_finite(log_variance)
         return {key: (mean[i], log_variance[i]) for key, i in places.items()}
 
     def _start(

@@ -173,3 +173,13 @@ def test_an_answer_of_several_items_cannot_be_raw(client: Any, backend: Any) -> 
     answer = client.post("/v1/edit", json=form)
     assert answer.status_code == 422
     assert "0 items" in answer.json()["error"]["message"]
+
+
+def test_a_models_own_number_of_images_counts_too(client: Any, backend: Any) -> None:
+    frames = {"properties": {"n": {"type": "integer", "default": 8}}}
+    backend.catalog["shapes-vae"].operations["interpolate"] = frames
+    body = {"model": "shapes-vae", "operation": "interpolate", "seeds": [1, 2]}
+    answer = client.post("/v1/edit", json=body, headers={"accept": "image/png"})
+    assert answer.status_code == 422
+    assert "8 images" in answer.json()["error"]["message"]
+    assert not backend.calls

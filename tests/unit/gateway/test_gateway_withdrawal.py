@@ -73,9 +73,7 @@ def test_a_disconnect_cancels_the_run_once(build: Any, backend: Any, registry: A
     assert _canceled(registry, "client") == 1
 
 
-def test_a_cancelled_handler_cancels_the_run_once(
-    build: Any, backend: Any, registry: Any
-) -> None:
+def test_a_cancelled_handler_cancels_the_run_once(build: Any, backend: Any, registry: Any) -> None:
     async def scenario() -> None:
         backend.held = asyncio.Event()
         answering = Connection().open(build())

@@ -1,0 +1,105 @@
+"""Running one call from the command line: in this process, or on a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from services.cli_remote import RemoteBackend
+from services.core.backend import Backend
+from services.core.job import Answer, Call, Encoding, Task
+
+POLL_SECONDS = 0.1
+
+
+def make_call(
+    model: str,
+    task: Task,
+    options: Mapping[str, Any],
+    *,
+    operation: str | None = None,
+    images: Sequence[bytes] = (),
+    mask: bytes | None = None,
+    encoding: Encoding | None = None,
+    deadline: float | None = None,
+) -> Call:
+    """A call with the options that were set; one left at ``None`` is the model's to choose."""
+    return Call(
+        id=f"cli-{uuid4().hex[:12]}",
+        model=model,
+        task=task,
+        parameters={name: value for name, value in options.items() if value is not None},
+        operation=operation,
+        images=tuple(images),
+        mask=mask,
+        encoding=encoding or Encoding(),
+        deadline=deadline,
+    )
+
+
+def run(call: Call, *, url: str | None, api_key: str | None) -> Answer:
+    """Run a call and show on stderr how far it is.
+
+    Args:
+        call: what to do.
+        url: the server to ask; ``None`` runs the model in this process.
+        api_key: sent to the server.
+
+    Raises:
+        AtelierError: the call was refused or failed.
+    """
+    if url is None:
+        return asyncio.run(_run_here(call))
+    return asyncio.run(_run_there(call, RemoteBackend(url, api_key)))
+
+
+async def _run_there(call: Call, backend: RemoteBackend) -> Answer:
+    with _progress() as progress:
+        progress.add_task(f"waiting for {call.model}", total=None)
+        return await backend.run(call)
+
+
+async def _run_here(call: Call) -> Answer:
+    with Console(stderr=True).status("starting the engine"):
+        from services.serving.local import local_backend  # noqa: PLC0415 - torch takes seconds
+
+        backend = local_backend()
+    try:
+        return await _watched(backend, call)
+    finally:
+        backend.close()
+
+
+async def _watched(backend: Backend, call: Call) -> Answer:
+    """Run a call beside a bar that follows the device seconds still reserved for it."""
+    work = asyncio.create_task(backend.run(call))
+    try:
+        with _progress() as progress:
+            bar, most = progress.add_task(f"opening {call.model}", total=None), 0.0
+            while not work.done():
+                await asyncio.wait({work}, timeout=POLL_SECONDS)
+                left = sum(pool.queue_seconds for pool in await backend.status())
+                most = max(most, left)
+                if most:
+                    progress.update(
+                        bar, description=f"running {call.model}", total=most, completed=most - left
+                    )
+        return await work
+    finally:
+        work.cancel()
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

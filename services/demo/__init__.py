@@ -1,0 +1,1 @@
+"""``make demo``: the service started, asked for something of every family, shown, and stopped."""
