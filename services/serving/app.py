@@ -6,13 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from ray import serve
-from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
+from ray.serve import Application, Deployment
 
 from services.gateway.settings import GatewaySettings, check_bind
 from services.serving.gateway_deployment import GatewayReplica
 from services.serving.pool_deployment import PoolReplica
-from services.serving.settings import Deployment, Pool
+from services.serving.settings import Deployment as Settings
+from services.serving.settings import Pool
+from services.serving.shared_metrics import environment_of
 
 HEALTH_CHECK_PERIOD_SECONDS = 5.0
 HEALTH_CHECK_TIMEOUT_SECONDS = 30.0
@@ -25,41 +26,44 @@ def build(args: dict[str, Any]) -> Application:
         pydantic.ValidationError: an argument is unknown or out of range.
         InvalidParameter: the gateway would be open to the network without a key.
     """
-    deployment = Deployment.model_validate(args)
+    deployment = Settings.model_validate(args)
     settings = GatewaySettings(**deployment.gateway)
     check_bind(settings)
+    environment = environment_of(deployment)
     handles = {
-        pool.name: _pool(pool, deployment, settings)
+        pool.name: _pool(pool, deployment, settings, environment)
         for pool in deployment.pools
         if pool.placement == "apart"
     }
     ongoing = max(pool.max_ongoing_requests for pool in deployment.pools)
-    gateway = serve.deployment(
-        serve.ingress()(GatewayReplica),
-        name="gateway",
-        num_replicas=deployment.gateway_replicas,
-        max_ongoing_requests=ongoing,
-        ray_actor_options=_resources([p for p in deployment.pools if p.placement == "fused"]),
+    options = {
+        "name": "gateway",
+        "num_replicas": deployment.gateway_replicas,
+        "max_ongoing_requests": ongoing,
+        "ray_actor_options": _actor(
+            [p for p in deployment.pools if p.placement == "fused"], environment
+        ),
         **_life(max(pool.drain_seconds for pool in deployment.pools)),
-    )
-    return gateway.bind(deployment.model_dump(), **handles)
+    }
+    gateway: Deployment = serve.deployment(serve.ingress()(GatewayReplica))
+    return gateway.options(**options).bind(deployment.model_dump(), **handles)
 
 
 def _pool(
-    pool: Pool, deployment: Deployment, settings: GatewaySettings
-) -> Application | DeploymentHandle:
+    pool: Pool, deployment: Settings, settings: GatewaySettings, environment: dict[str, str]
+) -> Application:
     scaling: dict[str, Any] = {"num_replicas": pool.replicas}
     if pool.autoscaling is not None:
         scaling = {"autoscaling_config": pool.autoscaling.model_dump()}
-    replica = serve.deployment(
-        PoolReplica,
-        name=pool.name,
-        max_ongoing_requests=pool.max_ongoing_requests,
-        ray_actor_options=_resources([pool]),
+    options = {
+        "name": pool.name,
+        "max_ongoing_requests": pool.max_ongoing_requests,
+        "ray_actor_options": _actor([pool], environment),
         **scaling,
         **_life(pool.drain_seconds),
-    )
-    return replica.bind(
+    }
+    replica: Deployment = serve.deployment(PoolReplica)
+    return replica.options(**options).bind(
         pool.model_dump(),
         sorted(deployment.claimed_elsewhere(pool)),
         deployment.store,
@@ -67,12 +71,13 @@ def _pool(
     )
 
 
-def _resources(pools: list[Pool]) -> dict[str, float]:
-    """What a replica that holds these pools asks Ray for; the gateway alone asks for nothing."""
-    return {
+def _actor(pools: list[Pool], environment: dict[str, str]) -> dict[str, Any]:
+    """What a replica that holds these pools asks Ray for; the gateway alone asks for no device."""
+    resources = {
         "num_cpus": sum(pool.num_cpus for pool in pools),
         "num_gpus": sum(pool.num_gpus for pool in pools),
     }
+    return {**resources, "runtime_env": {"env_vars": environment}} if environment else resources
 
 
 def _life(drain_seconds: float) -> dict[str, float]:

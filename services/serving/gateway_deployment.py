@@ -11,24 +11,25 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from services.gateway.app import create_app
-from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
 from services.serving.edge import EDGE_VARIABLE
 from services.serving.handle_backend import HandleBackend
 from services.serving.local import local_backend, open_store
 from services.serving.pools import Pools, Route
 from services.serving.settings import EVERY_MODEL, Deployment
+from services.serving.shared_metrics import SharedMetrics, make_folder
 
 
 class GatewayReplica:
     """One replica of the gateway. Decorated with `serve.ingress` by the application builder."""
 
-    def __init__(self, deployment: dict[str, Any], **handles: DeploymentHandle) -> None:
+    def __init__(self, deployment: dict[str, Any], **handles: DeploymentHandle[Any]) -> None:
         """Open the fused pools and reach the others by their handles, keyed by pool name."""
         settings = Deployment.model_validate(deployment)
         # Serve adds a request id of its own; where our edge is in place, it keeps ours alone.
         own_id = {"emit_request_id": EDGE_VARIABLE in os.environ}
         self._settings = GatewaySettings(**{**own_id, **settings.gateway})
+        make_folder(os.environ)
         self._registry = CollectorRegistry()
         self._fused = [
             local_backend(
@@ -60,7 +61,7 @@ class GatewayReplica:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve after construction."""
-        return create_app(self._pools, self._settings, metrics=GatewayMetrics(self._registry))
+        return create_app(self._pools, self._settings, metrics=SharedMetrics(self._registry))
 
     def check_health(self) -> None:
         """Called by Serve: a replica with a stalled loop is replaced.

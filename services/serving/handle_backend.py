@@ -36,7 +36,7 @@ class HandleBackend:
     seed, so a second answer is the first one.
     """
 
-    def __init__(self, handle: DeploymentHandle, name: str) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], name: str) -> None:
         """Reach a pool by its handle."""
         self._handle, self._name = handle, name
 
@@ -69,14 +69,14 @@ class HandleBackend:
         """See `Backend.ready`."""
         return all(status.replicas for status in await self.status())
 
-    async def _look(self, ask: Callable[[], DeploymentResponse[Any]]) -> Any:
+    async def _look(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 return await self._retried(ask)
         except TimeoutError as error:
             raise self._unavailable() from error
 
-    async def _retried(self, ask: Callable[[], DeploymentResponse[Any]]) -> Any:
+    async def _retried(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return await _withdrawable(ask())
@@ -103,5 +103,5 @@ async def _withdrawable(response: Awaitable[T]) -> T:
         return await response
     except asyncio.CancelledError:
         if isinstance(response, DeploymentResponse):
-            response.cancel()
+            response.cancel()  # type: ignore[no-untyped-call] - Ray's own signature
         raise

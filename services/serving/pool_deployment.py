@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from services.core.errors import AtelierError
 from services.core.images import ImageLimits
 from services.serving.local import local_backend, open_store
 from services.serving.settings import Pool
+from services.serving.shared_metrics import make_folder
 from services.serving.wire import (
     Plain,
     pack_model,
@@ -31,6 +33,7 @@ class PoolReplica:
         self, pool: Plain, elsewhere: list[str], store: str | None, limits: Plain
     ) -> None:
         """Open the device and load what is to be preloaded; the replica is ready after that."""
+        make_folder(os.environ)
         self._backend = local_backend(
             Pool.model_validate(pool),
             store=open_store(store),

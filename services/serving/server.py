@@ -117,6 +117,7 @@ def _start(
     for application in config["applications"]:
         arguments = dict(application.get("args", {}))
         arguments["gateway"] = {**arguments.get("gateway", {}), **_bind(http)}
+        arguments.setdefault("metrics_folder", str(session / "metrics"))
         if store is not None:
             arguments["store"] = store
         report(f"loading {application['name']}")
@@ -133,7 +134,7 @@ def _stop() -> None:
 
     if ray.is_initialized():
         serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # type: ignore[no-untyped-call] - Ray's own signature
 
 
 def _bind(http: dict[str, Any]) -> dict[str, Any]:

@@ -67,12 +67,14 @@ class Deployment(_Strict):
     """Arguments of the application; see ``deploy/serve.yaml``.
 
     ``gateway`` holds the fields of `services.gateway.settings.GatewaySettings`; ``store`` is the
-    folder of the user's own models (the platform's data directory by default).
+    folder of the user's own models (the platform's data directory by default). ``metrics_folder``
+    is where processes share their series, when there are several; a temporary one by default.
     """
 
     gateway: dict[str, Any] = {}
     gateway_replicas: Annotated[int, Field(ge=1)] = 1
     store: str | None = None
+    metrics_folder: str | None = None
     pools: Annotated[list[Pool], Field(min_length=1)] = [Pool(name="default", placement="fused")]
 
     @model_validator(mode="after")

@@ -238,15 +238,15 @@ def test_the_bound_of_a_gaussian_model_converges_to_its_likelihood_from_below(
     for x_0 in std * random(5, dims):
         exact = float(stats.norm(0, std).logpdf(x_0).sum())
         gaps = []
-        for steps in (10, 60, 360):
+        for steps in (20, 200, 2000):
             grid = schedule.bound_grid(steps)
             ends = [(float(grid.alphas[i]), float(grid.sigmas[i])) for i in (0, -1)]
             cost = sum(data.expected_terms(x_0, steps))
             cost += float(diffusion_prior_term(x_0[None], ends[0]))
             cost += diffusion_last_term(dims, ends[1])
             gaps.append(exact + cost)
-        assert gaps[0] > gaps[1] > gaps[2] > 0
-        assert gaps[2] < 0.04
+        assert gaps[0] > 5 * gaps[1] > 25 * gaps[2] > 0
+        assert gaps[2] < 0.12
 
 
 def test_percentiles_are_read_off_evenly_spaced_quantiles() -> None:

@@ -34,7 +34,7 @@ def every_grid(schedule: VariancePreserving | Flow) -> dict[str, Grid]:
 def test_the_signal_equals_diffusers(config: dict[str, Any]) -> None:
     expected = diffusers.DDPMScheduler(**config).alphas_cumprod.numpy()
     found = VariancePreserving.model_validate(config).signal()
-    assert found == pytest.approx(expected, rel=1e-6, abs=0)
+    assert found == pytest.approx(expected, rel=3e-6, abs=0)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
@@ -83,7 +83,7 @@ def test_the_levels_of_a_time_are_the_training_levels_of_that_time() -> None:
     schedule = VariancePreserving()
     signal = schedule.signal()
     for name, grid in every_grid(schedule).items():
-        if name.startswith("interpolated"):
+        if name.startswith("interpolated") or name == "bound":
             continue
         expected = np.sqrt(signal[grid.times.astype(int)])
         assert grid.alphas[:-1] == pytest.approx(expected), name
@@ -106,7 +106,11 @@ def test_the_bound_ends_at_the_least_noise_that_was_trained_on() -> None:
     for steps in (2, 999):
         grid = VariancePreserving().bound_grid(steps)
         assert grid.alphas[-1] == pytest.approx(np.sqrt(signal[0]))
+        assert grid.alphas[0] == pytest.approx(np.sqrt(signal[-1]))
+        assert grid.times[0] == 999
         assert len(set(grid.times)) == steps
+        gains = np.diff(np.log(grid.alphas / grid.sigmas))
+        assert gains == pytest.approx(gains[0])
     flow = Flow(least_time=0.02).bound_grid(16)
     assert flow.alphas[0] == 0
     assert flow.sigmas[-1] == pytest.approx(0.02)

@@ -203,7 +203,8 @@ class FlowEngine(Engine):
         """
         if row.job.parameters.samples == 1:
             return row.x
-        return torch.special.ndtr(row.noise()).clamp(max=1 - 1 / (1 << 20))
+        uniform: Tensor = torch.special.ndtr(row.noise())
+        return uniform.clamp(max=1 - 1 / (1 << 20))
 
     def _likelihood(self, row: Judgement) -> Result:
         low, high = self.model.pixel_range

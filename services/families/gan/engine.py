@@ -124,7 +124,7 @@ class GanEngine(Engine):
     def _start(self, job: Job[Any]) -> Trajectory:
         source = generator(job.seed)
         parameters = job.parameters
-        if isinstance(parameters, Frames):
+        if isinstance(parameters, Interpolate):
             source = generator(parameters.seed)
             start, end = ends(
                 parameters,
@@ -148,7 +148,8 @@ class GanEngine(Engine):
             return torch.randn(self.shape, generator=source)
         bound = 0.5 * (1 + math.erf(TRUNCATION_UNIT * truncation / math.sqrt(2)))
         uniform = torch.rand(self.shape, generator=source, dtype=torch.float64)
-        return torch.special.ndtri(1 - bound + uniform * (2 * bound - 1)).float()
+        quantiles: Tensor = torch.special.ndtri(1 - bound + uniform * (2 * bound - 1))
+        return quantiles.float()
 
     def _condition(self, label: int | str | None, source: torch.Generator) -> dict[str, Tensor]:
         if not self.options.labels:
