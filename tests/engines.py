@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from services.core.engine import REHEARSED_STEPS, Engine
 from services.core.errors import ModelNotFound
-from services.core.images import ImageLimits
-from services.core.job import Job
+from services.core.images import ImageLimits, Pixels, encode
+from services.core.job import Call, Encoding, Job, Task
 from services.core.model import ModelInfo
 from services.core.network import Network, OpenedModel, TensorSpec
 from services.core.parameters import Parameters
@@ -112,6 +113,47 @@ def carry(engine: Engine, jobs: Sequence[Job[Any]]) -> list[Result]:
     for trajectory in batch:
         results += engine.decode([trajectory])
     return results
+
+
+def call(
+    name: str,
+    *,
+    model: str = "",
+    images: Sequence[Pixels] = (),
+    mask: Pixels | None = None,
+    deadline: float | None = None,
+    **parameters: Any,
+) -> Call:
+    """A call by the name of its task or operation; images are given as pixels."""
+    is_task = name in list(Task)
+    return Call(
+        id=name,
+        model=model,
+        task=Task(name) if is_task else Task.EDIT,
+        operation=None if is_task else name,
+        parameters=parameters,
+        images=tuple(encode(pixels, Encoding()) for pixels in images),
+        mask=None if mask is None else encode(mask, Encoding()),
+        deadline=deadline,
+    )
+
+
+def ask(engine: Engine, name: str, **what: Any) -> list[Result]:
+    """The results of a call (see `call`) from an engine that has nothing else to do."""
+    return carry(engine, engine.jobs(call(name, **what)))
+
+
+def pixels_of(results: Sequence[Result]) -> list[Pixels]:
+    """The images of results that are images."""
+    found = [result.pixels for result in results if result.pixels is not None]
+    if len(found) != len(results):
+        raise ValueError("a result has no image")
+    return found
+
+
+def some_pixels(*shape: int, seed: int = 0) -> Pixels:
+    """Random 8-bit pixels."""
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -333,6 +375,11 @@ def one_of_each() -> Shelf:
     return Shelf({f"tiny-{family}": build for family, build in MODELS.items()})
 
 
+@lru_cache
+def _signal(schedule: VariancePreserving) -> Tensor:
+    return torch.from_numpy(schedule.signal())
+
+
 @dataclass(frozen=True)
 class GaussianData:
     """Data ``x_0 ~ N(0, std^2 I)`` under a schedule: everything about it has a closed form."""
@@ -345,7 +392,7 @@ class GaussianData:
         if isinstance(self.schedule, Flow):
             sigmas = times.double() / self.schedule.time_scale
             return 1 - sigmas, sigmas
-        signal = torch.from_numpy(self.schedule.signal())
+        signal = _signal(self.schedule)
         low = times.double().floor().long()
         high = (low + 1).clamp(max=len(signal) - 1)
         ratios = torch.sqrt((1 - signal) / signal)

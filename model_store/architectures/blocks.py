@@ -41,7 +41,7 @@ class PatchEncoder(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """Feature map to an image of four times its resolution: pixel shuffle, then a 3x3 refinement."""
+    """Feature map to an image of four times its size: pixel shuffle, then a 3x3 refinement."""
 
     def __init__(self, channels: int, out_channels: int, blocks: int, refine: int = 16) -> None:
         super().__init__()
@@ -122,7 +122,14 @@ class StyledDecoder(nn.Module):
     """Style vector to an image: depth at 8x8, pixel shuffle, then a palette of the image's own."""
 
     def __init__(
-        self, style: int, width: int, blocks: int, *, fine: int = 16, cells: int = 8, narrow: int = 8
+        self,
+        style: int,
+        width: int,
+        blocks: int,
+        *,
+        fine: int = 16,
+        cells: int = 8,
+        narrow: int = 8,
     ) -> None:
         """Build for images of ``4 * cells`` pixels, with ``fine`` feature maps at that size."""
         super().__init__()

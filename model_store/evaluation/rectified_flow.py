@@ -7,6 +7,7 @@ network's velocity ``v`` is ``noise - data``, so the data it expects is ``x - t 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -46,7 +47,7 @@ def sample(
     times = [1 - i / steps for i in range(steps + 1)]
     x, previous, last_step = noise, None, math.inf
     with torch.no_grad():
-        for now, after in zip(times, times[1:], strict=False):
+        for now, after in itertools.pairwise(times):
             data = guided_data(network, x, now, tokens, guidance_scale)
             blend = data
             step = _log_snr(after) - _log_snr(now)

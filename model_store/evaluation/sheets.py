@@ -22,7 +22,7 @@ def save_sheet(
         high: the value shown as white.
         zoom: how many screen pixels an image pixel is wide.
     """
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     scaled = ((images.clamp(low, high) - low) * (255 / (high - low))).round().byte()
     scaled = scaled.expand(count, 3, height, width)
     framed = torch.full((count, 3, height + 1, width + 1), 32, dtype=torch.uint8)

@@ -138,9 +138,7 @@ def combinations(split: Split) -> Tensor:
     """
     chosen = []
     for indices in itertools.product(*(range(len(values)) for values in FACTORS.values())):
-        words = " ".join(
-            values[i] for values, i in zip(FACTORS.values(), indices, strict=True)
-        )
+        words = " ".join(values[i] for values, i in zip(FACTORS.values(), indices, strict=True))
         bucket = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") % 10
         if {0: "test", 1: "validation"}.get(bucket, "train") == split:
             chosen.append(indices)

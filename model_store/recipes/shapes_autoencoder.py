@@ -1,4 +1,7 @@
-"""Train the autoencoder under the latent diffusion model: ``python -m model_store.recipes.shapes_autoencoder``."""
+"""Train the autoencoder of the latent models: ``python -m model_store.recipes.shapes_autoencoder``.
+
+The latent diffusion model and the GAN both work on its latents.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,9 @@ def train(minutes: float, workspace: Path, *, fresh: bool = False) -> Autoencode
         if step % 100 == 0:
             with torch.no_grad():
                 psnr = peak_signal_to_noise(decoder(encoder(held_out)[0]), held_out)
-            run.log(loss=float(loss.detach()), psnr=psnr, std=float((0.5 * log_variance).exp().mean()))
+            run.log(
+                loss=float(loss.detach()), psnr=psnr, std=float((0.5 * log_variance).exp().mean())
+            )
     return Autoencoder(encoder.eval(), decoder.eval())
 
 

@@ -69,8 +69,8 @@ def discriminator_loss(
     still = torch.cat([score_real[:few], score_fake[:few]])
     penalty = 2 * (scores[2 * count :] - still).square().mean()
     pairing = functional.softplus(score_fake - score_real).mean()
-    loss = pairing + PENALTY_WEIGHT * penalty + READING_WEIGHT * reading_loss(
-        logits[:count], factors
+    loss = (
+        pairing + PENALTY_WEIGHT * penalty + READING_WEIGHT * reading_loss(logits[:count], factors)
     )
     return loss, score_real.detach()
 

@@ -54,12 +54,56 @@ SYNONYMS: dict[str, dict[str, str]] = {
 }
 """Other words for a value, by slot."""
 
-IGNORED = (
-    "a an the at on in of to with and is it its that which there one single "
-    "background backdrop behind against color colour colored coloured shape shaped size sized "
-    "position positioned place placed side corner part area image picture drawing drawn painted "
-    "five pointed solid flat plain"
-).split()
+IGNORED = [
+    "a",
+    "an",
+    "the",
+    "at",
+    "on",
+    "in",
+    "of",
+    "to",
+    "with",
+    "and",
+    "is",
+    "it",
+    "its",
+    "that",
+    "which",
+    "there",
+    "one",
+    "single",
+    "background",
+    "backdrop",
+    "behind",
+    "against",
+    "color",
+    "colour",
+    "colored",
+    "coloured",
+    "shape",
+    "shaped",
+    "size",
+    "sized",
+    "position",
+    "positioned",
+    "place",
+    "placed",
+    "side",
+    "corner",
+    "part",
+    "area",
+    "image",
+    "picture",
+    "drawing",
+    "drawn",
+    "painted",
+    "five",
+    "pointed",
+    "solid",
+    "flat",
+    "plain",
+]
 """Words that say nothing."""
 
 IMPLIES: dict[str, dict[str, str]] = {

@@ -132,7 +132,7 @@ class Run:
             },
             partial,
         )
-        os.replace(partial, self.checkpoint)
+        partial.replace(self.checkpoint)
         (self.folder / "history.json").write_text(json.dumps(self.history))
 
     def _load(self) -> None:

@@ -152,7 +152,7 @@ def _likelihoods(service: Service, digits: Sequence[bytes], shapes: Sequence[byt
         body = {"model": model, "images": [base64.b64encode(image).decode()]}
         found = service.ask("likelihood", body)["data"][0]
         kind = str(found["kind"]).replace("_", " ")
-        captions.append(f"{name}: {found['bits_per_dim']:.2f} bits/dim, {kind}")
+        captions.append(f"{model}, {name}: {found['bits_per_dim']:.2f} bits/dim, {kind}")
         worths.append(f"{model} {found['log_likelihood']:.1f} nats")
     images = (digit, inverted, shapes[0])
     title = "likelihood: lower bits/dim is more probable"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import time
 from collections.abc import Callable, Hashable, Sequence
-from statistics import median
 from threading import Lock
 
 from services.core.engine import Engine
@@ -13,8 +12,11 @@ from services.core.job import Job
 from services.core.trajectory import Trajectory
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-REPETITIONS = 3
-LONGEST_MEASUREMENT = 0.4
+REPETITIONS = 4
+MEASURING_SECONDS = 1.5
+"""Larger batches are left out once the evaluations so far took this long."""
+WORTHLESS = 1.5
+"""So are batches beyond one whose rows cost this much more than the cheapest."""
 UNMEASURED_SECONDS = 0.02
 LEARNING_RATE = 0.05
 OUTLIER = 2.0
@@ -117,16 +119,17 @@ def _measure(
     device_lock: Lock,
 ) -> CostCurve:
     points: dict[int, float] = {}
+    began = time.perf_counter()
     for size in BATCH_SIZES:
         with device_lock:
             batch = engine.prepare([job] * size)
-            if evaluate == engine.decode and not batch[0].finished:
-                engine.step(batch)  # a bound has at least one term
         seconds = [_timed(evaluate, batch, device_lock) for _ in range(REPETITIONS)]
         rows = size * rows_each
-        points[rows] = median(seconds[1:])
+        # Whatever else runs on the machine only ever adds time, so the least is the truest.
+        points[rows] = min(seconds)
         cheapest = min(s / r for r, s in points.items())
-        if points[rows] > LONGEST_MEASUREMENT or points[rows] / rows > 1.25 * cheapest:
+        spent = time.perf_counter() - began
+        if spent > MEASURING_SECONDS or points[rows] / rows > WORTHLESS * cheapest:
             break
     return CostCurve(points)
 

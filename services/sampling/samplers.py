@@ -215,17 +215,19 @@ def make_plan(sampler: str, schedule: Schedule, steps: int) -> Plan:
     Args:
         sampler: one of `SAMPLERS`.
         schedule: the model's noise schedule.
-        steps: 1 to ``schedule.max_steps``. Heun evaluates the network ``2 steps - 1`` times.
+        steps: 1 to ``schedule.max_steps``; one less for multistep solvers between training times,
+            which stop short of the last. Heun evaluates the network ``2 steps - 1`` times.
 
     Raises:
         ValueError: an unknown sampler or an impossible number of steps.
     """
     if sampler not in _SAMPLERS:
         raise ValueError(f"unknown sampler '{sampler}'; known are {', '.join(SAMPLERS)}")
-    if not 1 <= steps <= schedule.max_steps:
-        raise ValueError(f"steps must be from 1 to {schedule.max_steps}, got {steps}")
     rule, levels = _SAMPLERS[sampler]
     straight = isinstance(schedule, Flow)
+    most = schedule.max_steps - (levels is _solver_times and not straight)
+    if not 1 <= steps <= most:
+        raise ValueError(f"steps must be from 1 to {most} with {sampler}, got {steps}")
     grid = schedule.grid(steps) if isinstance(schedule, Flow) else levels(schedule, steps)
     return _plan(rule(grid, straight), grid.initial_scale)
 

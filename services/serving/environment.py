@@ -30,6 +30,10 @@ SWITCHES = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+PROXY_FOLDER = "h"
+"""Of a session: HAProxy's files, each in a folder named by 56 characters. A socket's path may have
+97 of them, so names are short."""
+
 PORTS = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",
@@ -44,11 +48,11 @@ def prepare(environment: MutableMapping[str, str], session: Path) -> None:
         environment: usually ``os.environ``.
         session: a folder of this server's own, so that two of them can share a machine.
     """
-    proxy = session / "haproxy"
+    proxy = session / PROXY_FOLDER
     own = {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "a"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "m"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
         **dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True)),

@@ -16,6 +16,7 @@ from services.serving.edge import EDGE_VARIABLE
 from services.serving.handle_backend import HandleBackend
 from services.serving.local import local_backend, open_store
 from services.serving.pools import Pools, Route
+from services.serving.process_metrics import ProcessMetrics
 from services.serving.settings import EVERY_MODEL, Deployment
 from services.serving.shared_metrics import SharedMetrics, make_folder
 
@@ -31,13 +32,14 @@ class GatewayReplica:
         self._settings = GatewaySettings(**{**own_id, **settings.gateway})
         make_folder(os.environ)
         self._registry = CollectorRegistry()
+        metrics = ProcessMetrics(self._registry)
         self._fused = [
             local_backend(
                 pool,
                 store=open_store(settings.store),
                 elsewhere=settings.claimed_elsewhere(pool),
                 limits=self._settings.image_limits,
-                registry=self._registry,
+                metrics=metrics.of_pool(pool.name),
             )
             for pool in settings.pools
             if pool.placement == "fused"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.core.errors import Unavailable
+from services.serving.environment import PROXY_FOLDER
 
 RETRY_AFTER_SECONDS = 5
 
@@ -58,5 +59,5 @@ def explain_outage(session: Path) -> None:
         "Connection: close\r\n"
         f"\r\n{body}"
     )
-    for path in (session / "haproxy").rglob("500.http"):
+    for path in (session / PROXY_FOLDER).rglob("500.http"):
         path.write_text(page, encoding="ascii")

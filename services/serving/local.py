@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 
 import torch
-from prometheus_client import CollectorRegistry
 
 from model_store.store import Store, default_root
 from services.core.images import ImageLimits
 from services.families import discover
-from services.runtime.metrics import RuntimeMetrics
 from services.serving.in_process import InProcessBackend, PoolSettings
+from services.serving.process_metrics import PoolMetrics
 from services.serving.settings import Pool
 from services.serving.store_source import StoreSource
 
@@ -40,7 +39,7 @@ def local_backend(
     store: Store | None = None,
     elsewhere: frozenset[str] = frozenset(),
     limits: ImageLimits | None = None,
-    registry: CollectorRegistry | None = None,
+    metrics: PoolMetrics | None = None,
 ) -> InProcessBackend:
     """A backend in this process.
 
@@ -49,10 +48,9 @@ def local_backend(
         store: where the models are; the default store when absent.
         elsewhere: models that a pool of ``*`` leaves to others.
         limits: for uploaded images.
-        registry: where metrics are kept; none are when absent.
+        metrics: told what happens; nobody is when absent.
     """
     pool = pool or Pool(name="default", placement="fused")
-    metrics = RuntimeMetrics(registry) if registry is not None else None
     # The loop's own tensors are small: threads would cost more than they give, and the networks
     # have their own.
     torch.set_num_threads(1)

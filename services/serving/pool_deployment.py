@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from services.core.errors import AtelierError
 from services.core.images import ImageLimits
 from services.serving.local import local_backend, open_store
+from services.serving.process_metrics import ProcessMetrics
 from services.serving.settings import Pool
 from services.serving.shared_metrics import make_folder
 from services.serving.wire import (
@@ -34,12 +35,13 @@ class PoolReplica:
     ) -> None:
         """Open the device and load what is to be preloaded; the replica is ready after that."""
         make_folder(os.environ)
+        settings = Pool.model_validate(pool)
         self._backend = local_backend(
-            Pool.model_validate(pool),
+            settings,
             store=open_store(store),
             elsewhere=frozenset(elsewhere),
             limits=ImageLimits(**limits),
-            registry=CollectorRegistry(),
+            metrics=ProcessMetrics(CollectorRegistry()).of_pool(settings.name),
         )
         self._backend.preload()
 

@@ -21,6 +21,11 @@ from services.serving.environment import prepare
 OBJECT_STORE_BYTES = 128 << 20
 """Images are small and answers do not pass through the object store."""
 
+LONGEST_PARENT = 19
+"""Characters in the name of the folder for temporary files. Sockets lie deep below it, and theirs
+may have 97."""
+SHORT_PARENT = Path("/tmp")  # noqa: S108 - only mkdtemp writes there
+
 Report = Callable[[str], None]
 
 
@@ -71,8 +76,7 @@ def run(
         stopped.set()
 
     previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    # A short path: sockets live there, and their names are limited in length.
-    session = Path(tempfile.mkdtemp(prefix="atelier-"))
+    session = _make_session(Path(tempfile.gettempdir()))
     try:
         _start(config, http, store, session, report)
         address = f"http://{http['host']}:{http['port']}"
@@ -126,6 +130,13 @@ def _start(
             name=application["name"],
             route_prefix=application.get("route_prefix", "/"),
         )
+
+
+def _make_session(parent: Path) -> Path:
+    """A new folder for whatever this server and Ray write, in the usual place if it is short."""
+    if len(str(parent)) > LONGEST_PARENT and SHORT_PARENT.is_dir():
+        parent = SHORT_PARENT
+    return Path(tempfile.mkdtemp(prefix="atelier-", dir=parent))
 
 
 def _stop() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from services.sampling.samplers import SAMPLERS, make_plan
 from services.sampling.schedule import Flow, Grid, Schedule, VariancePreserving
 
 CONFIGS: list[dict[str, Any]] = [
@@ -114,6 +115,24 @@ def test_the_bound_ends_at_the_least_noise_that_was_trained_on() -> None:
     flow = Flow(least_time=0.02).bound_grid(16)
     assert flow.alphas[0] == 0
     assert flow.sigmas[-1] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing", None])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_number_of_steps_gives_a_plan_of_numbers_or_a_refusal(
+    sampler: str, spacing: Any
+) -> None:
+    """The extremes too: as many steps as there are training times, and one."""
+    for schedule in (VariancePreserving(num_train_timesteps=30, timestep_spacing=spacing), Flow()):
+        for steps in range(1, 31):
+            try:
+                plan = make_plan(sampler, schedule, steps)
+            except ValueError as refusal:
+                assert (sampler, steps) == ("dpmpp_2m", 30), refusal  # noqa: PT017
+                continue
+            values = [plan.state, plan.noise, plan.denoised.ravel(), plan.times]
+            assert np.isfinite(np.concatenate(values)).all(), (steps, schedule)
+            assert len(plan.starts) == steps
 
 
 def test_the_kind_of_a_schedule_is_read_from_its_type() -> None:

@@ -322,6 +322,8 @@ class DiffusionEngine(Engine):
         if isinstance(parameters, Variation):
             kept = min(steps, max(1, round(steps * parameters.strength)))
             plan = plan.from_step(steps - kept)
+        if self.options.tokenizer is None:
+            return plan, 1.0  # both branches would hear the same
         scale = parameters.guidance_scale
         return plan, defaults.guidance_scale if scale is None else scale
 

@@ -167,9 +167,10 @@ class GanEngine(Engine):
                     param="label",
                 )
             return label
-        name = label.strip().lower()
-        if name in labels:
-            return labels.index(name)
+        folded = [known.casefold() for known in labels]
+        name = label.strip().casefold()
+        if name in folded:
+            return folded.index(name)
         offers = near(name, labels) or labels
         raise InvalidParameter(
             f"unknown label '{label[:40]}'; {self.model.id} knows {', '.join(offers)}",

@@ -1,0 +1,1 @@
+"""Other ways to serve the same trained network, each at reasonable settings."""

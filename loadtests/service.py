@@ -1,0 +1,80 @@
+"""Starting a server for a measurement, and stopping it again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.serving.environment import free_ports
+
+ROOT = Path(__file__).resolve().parents[1]
+READY_SECONDS = 180.0
+STOP_SECONDS = 60.0
+
+
+def atelier(config: Path, port: int) -> list[str]:
+    """The command that serves a config with Atelier's own server."""
+    return [
+        sys.executable, "-m", "services.cli", "serve", "--config", str(config),
+        "--port", str(port),
+    ]  # fmt: skip
+
+
+@contextmanager
+def serving(config: Path) -> Iterator[str]:
+    """Serve a Ray Serve config on a free port; yields its address.
+
+    Raises:
+        RuntimeError: it did not become ready.
+    """
+    port = free_ports(1)[0]
+    with running(atelier(config, port)):
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(f"{address}/readyz")
+        yield address
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server in a process group of its own; ends it whatever happens."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until_ready(url: str) -> None:
+    """Wait until a URL answers with 200.
+
+    Raises:
+        RuntimeError: it did not in time.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own server
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise RuntimeError(f"{url} was not ready within {READY_SECONDS:g} s")

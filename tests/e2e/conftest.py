@@ -1,0 +1,95 @@
+"""Servers for the tests of promises over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from model_store.addition import add_model
+from services.serving.local import open_store
+from tests.e2e.running import ROOT, Server, Servers, atelier_serve
+from tests.unit.tiny_networks import CLASSES, Generator, write_model
+
+PLACEMENTS = ("fused", "apart")
+TIGHT_QUEUE_SECONDS = 2.0
+
+APART = [
+    {"name": "default", "placement": "apart", "models": ["*"], "preload": ["*"], "num_cpus": 0.5},
+    # A pool of its own, with a queue that is soon full.
+    {
+        "name": "tight",
+        "placement": "apart",
+        "models": ["shapes-vae"],
+        "preload": ["shapes-vae"],
+        "queue_seconds": TIGHT_QUEUE_SECONDS,
+        "num_cpus": 0.5,
+    },
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts servers, and let the tests of one server follow one another."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+    items.sort(key=_server_of)
+
+
+def _server_of(item: pytest.Item) -> int:
+    """Tests without a server come first, then those of each in turn; else nothing moves."""
+    called = getattr(item, "callspec", None)
+    name = called.params.get("server") if called else None
+    return PLACEMENTS.index(name) + 1 if name in PLACEMENTS else 0
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's own models: a small generator of another framework's making."""
+    root = tmp_path_factory.mktemp("store")
+    labels = {"labels": [f"kind {i}" for i in range(CLASSES)]}
+    generator = Generator(channels=3, height=8, width=8, label="int64")
+    folder = tmp_path_factory.mktemp("stranger")
+    write_model(folder, generator, options=labels, pixel_range=[-1, 1])
+    add_model(open_store(str(root)), folder, name="strangers-gan")
+    return root
+
+
+@pytest.fixture(scope="session")
+def apart_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default config with its pools placed apart."""
+    config = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
+    config["applications"][0]["args"]["pools"] = APART
+    path = tmp_path_factory.mktemp("config") / "apart.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def servers(store: Path, apart_config: Path) -> Iterator[Servers]:
+    """The servers by placement."""
+    found = Servers(
+        {
+            "fused": lambda: atelier_serve(ROOT / "deploy" / "serve.yaml", store),
+            "apart": lambda: atelier_serve(apart_config, store),
+        }
+    )
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=PLACEMENTS)
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    """A running server: engines in the gateway's process, or in their own."""
+    return servers.running(request.param)
+
+
+@pytest.fixture
+def placement(request: pytest.FixtureRequest, server: Server) -> str:
+    """Where the server's engines are."""
+    name: str = request.node.callspec.params["server"]
+    return name
