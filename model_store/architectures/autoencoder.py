@@ -26,8 +26,8 @@ class SpatialEncoder(nn.Module):
         self.linear = nn.Conv2d(channels, latent_channels, 4, stride=4)
         self.deep = PatchEncoder(channels, width, blocks)
         self.head = nn.Conv2d(width, 2 * latent_channels, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """``[n, c, h, w]`` in [-1, 1] to mean and log variance, each ``[n, latents, h/4, w/4]``."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,20 +34,19 @@ class CouplingNetwork(nn.Module):
         super().__init__()
         self.inlet = nn.Conv2d(channels, width, 3, padding=1)
         self.place = nn.Parameter(0.1 * torch.randn(1, width, edge, edge))
-        self.convolutions = nn.ModuleList(
-            nn.ModuleList([nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 1)])
-            for _ in range(blocks)
-        )
+        self.spatial = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(blocks))
+        self.pointwise = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(blocks))
         self.norms = nn.ModuleList(nn.GroupNorm(4, width) for _ in range(blocks + 1))
         self.dropout = nn.Dropout(dropout)
         self.outlet = nn.Conv2d(width, 2 * channels, 3, padding=1)
-        nn.init.zeros_(self.outlet.weight)
-        nn.init.zeros_(self.outlet.bias)
+        for parameter in self.outlet.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``[n, c, h, w]`` to log scale in (-2, 2) and shift, each ``[n, c, h, w]``."""
         h = self.inlet(x) + self.place
-        for norm, (spatial, pointwise) in zip(self.norms, self.convolutions, strict=False):
+        layers = zip(self.norms[:-1], self.spatial, self.pointwise, strict=True)
+        for norm, spatial, pointwise in layers:
             inner = spatial(functional.silu(norm(h)))
             h = h + pointwise(self.dropout(functional.silu(inner)))
         log_scale, shift = self.outlet(functional.silu(self.norms[-1](h))).chunk(2, dim=1)
@@ -78,11 +78,34 @@ class AffineCoupling(nn.Module):
         return (z - shift * (1 - self.mask)) * torch.exp(-log_scale)
 
 
+class Couplings(nn.Module):
+    """Affine couplings one after another."""
+
+    def __init__(self, layers: Iterable[AffineCoupling]) -> None:
+        """Build from couplings in the order of the density direction."""
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``x`` to ``z`` of the same shape and the log-determinant ``[n]``."""
+        log_det = torch.zeros_like(x[:, 0, 0, 0])
+        for layer in self.layers:
+            x, term = layer(x)
+            log_det = log_det + term
+        return x, log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """``z`` back to ``x``."""
+        for layer in reversed(cast("list[AffineCoupling]", list(self.layers))):
+            z = layer.inverse(z)
+        return z
+
+
 class CouplingFlow(nn.Module):
     """Two scales: checkerboard couplings, squeeze, channel couplings, then half of it goes deeper.
 
-    The input is an image in [0, 1]; the logit of ``alpha + (1 - 2 alpha) x`` and its log-determinant
-    are part of the network (section 4.1 of the paper).
+    The input is an image in [0, 1]; the logit of ``alpha + (1 - 2 alpha) x`` and its
+    log-determinant are part of the network (section 4.1 of the paper).
     """
 
     def __init__(
@@ -106,14 +129,14 @@ class CouplingFlow(nn.Module):
             return CouplingNetwork(count, edge, width, blocks, dropout)
 
         odd = [bool(i % 2) for i in range(couplings)]
-        self.fine = nn.ModuleList(
+        self.fine = Couplings(
             AffineCoupling(checkerboard(side, side, odd=o), network(channels, side)) for o in odd
         )
-        self.split = nn.ModuleList(
+        self.split = Couplings(
             AffineCoupling(half_of_channels(4 * channels, second=o), network(4 * channels, half))
             for o in odd
         )
-        self.coarse = nn.ModuleList(
+        self.coarse = Couplings(
             AffineCoupling(checkerboard(half, half, odd=o), network(2 * channels, half))
             for o in odd
         )
@@ -128,32 +151,20 @@ class CouplingFlow(nn.Module):
 
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images ``[n, c, side, side]`` in [0, 1] to ``z`` ``[n, c side^2]`` and ``[n]`` nats."""
-        h, log_det = self.squash(x)
-        for coupling in self.fine:
-            h, term = coupling(h)
-            log_det = log_det + term
-        h = functional.pixel_unshuffle(h, 2)
-        for coupling in self.split:
-            h, term = coupling(h)
-            log_det = log_det + term
+        h, squash_term = self.squash(x)
+        h, fine_term = self.fine(h)
+        h, split_term = self.split(functional.pixel_unshuffle(h, 2))
         h, done = h.chunk(2, dim=1)
-        for coupling in self.coarse:
-            h, term = coupling(h)
-            log_det = log_det + term
+        h, coarse_term = self.coarse(h)
+        log_det = squash_term + fine_term + split_term + coarse_term
         return torch.cat([h.flatten(1), done.flatten(1)], dim=1), log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """``z`` ``[n, c side^2]`` back to images ``[n, c, side, side]`` in [0, 1]."""
         edge = self.side // 2
         h, done = z.view(-1, 4 * self.channels, edge, edge).chunk(2, dim=1)
-        for coupling in reversed(self.coarse):
-            h = coupling.inverse(h)
-        h = torch.cat([h, done], dim=1)
-        for coupling in reversed(self.split):
-            h = coupling.inverse(h)
-        h = functional.pixel_shuffle(h, 2)
-        for coupling in reversed(self.fine):
-            h = coupling.inverse(h)
+        h = self.split.inverse(torch.cat([self.coarse.inverse(h), done], dim=1))
+        h = self.fine.inverse(functional.pixel_shuffle(h, 2))
         squashed = torch.sigmoid(h * torch.exp(self.log_scale) + self.shift)
         return ((squashed - self.alpha) / (1 - 2 * self.alpha)).clamp(0.0, 1.0)
 

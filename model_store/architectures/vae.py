@@ -32,8 +32,8 @@ class VectorEncoder(nn.Module):
         self.squeeze = nn.Conv2d(width, squeeze, 1)
         self.hidden = nn.Linear(squeeze * (side // 4) ** 2, hidden)
         self.head = nn.Linear(hidden, 2 * latent)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """``[n, 3, 32, 32]`` in [-1, 1] to mean and log variance, each ``[n, latent]``."""
@@ -54,17 +54,17 @@ class VectorDecoder(nn.Module):
     ) -> None:
         """Build for images of ``side`` pixels."""
         super().__init__()
-        self.half = side // 2
-        self.linear = nn.Linear(latent, 3 * self.half**2)
+        self.coarse_side = side // 2
+        self.linear = nn.Linear(latent, 3 * self.coarse_side**2)
         self.mapping = nn.Sequential(
             nn.Linear(latent, style), nn.SiLU(), nn.Linear(style, style), nn.SiLU()
         )
         self.synthesis = StyledDecoder(style, width, blocks, cells=side // 4)
-        nn.init.zeros_(self.synthesis.palette.weights.weight)
-        nn.init.zeros_(self.synthesis.palette.weights.bias)
+        for parameter in self.synthesis.palette.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor) -> Tensor:
         """``[n, latent]`` to an image ``[n, 3, 32, 32]``, nominally in [-1, 1]."""
-        coarse = self.linear(z).view(-1, 3, self.half, self.half)
+        coarse = self.linear(z).view(-1, 3, self.coarse_side, self.coarse_side)
         linear = functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
         return linear + self.synthesis(self.mapping(z))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,7 +20,13 @@ from model_store.architectures import build
 WEIGHTS = Path(__file__).parent / "shapes_classifier.safetensors"
 FACTORS = ("shape", "color", "background", "size", "vertical", "horizontal")
 BATCH = 256
-CONFIG = {"values": [6, 8, 4, 3, 3, 3], "width": 64, "blocks": 3, "hidden": 192, "dropout": 0.1}
+CONFIG: dict[str, Any] = {
+    "values": [6, 8, 4, 3, 3, 3],
+    "width": 64,
+    "blocks": 3,
+    "hidden": 192,
+    "dropout": 0.1,
+}
 
 
 @cache

@@ -18,10 +18,12 @@ def standard_normal_log_density(z: Tensor) -> Tensor:
 def flow_log_likelihood(flow: nn.Module, x: Tensor) -> Tensor:
     """Nats of the 8-bit images: ``log p(x) - d ln 256`` for ``x`` ``[n, c, h, w]`` in [0, 1].
 
-    The network maps ``x`` to ``z`` and a log-determinant; the change of variables gives ``log p(x)``.
+    The network maps ``x`` to ``z`` and a log-determinant; the change of variables
+    gives ``log p(x)``.
     """
     z, log_det = flow(x)
-    return standard_normal_log_density(z) + log_det - x[0].numel() * math.log(256)
+    nats: Tensor = standard_normal_log_density(z) + log_det - x[0].numel() * math.log(256)
+    return nats
 
 
 def bits_per_dim(log_likelihood: Tensor, dimensions: int = 64) -> Tensor:

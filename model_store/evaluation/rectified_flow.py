@@ -27,7 +27,8 @@ def guided_data(
     times = torch.full((2 * len(x),), t)
     both = torch.cat([tokens, torch.zeros_like(tokens)])
     said, null = network(torch.cat([x, x]), times, both).chunk(2)
-    return x - t * (null + guidance_scale * (said - null))
+    velocity: Tensor = null + guidance_scale * (said - null)
+    return x - t * velocity
 
 
 def sample(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,9 +126,7 @@ def to_onnx(network: NetworkExport, module: nn.Module) -> onnx.ModelProto:
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program; this is a bug")
-    buffer = io.BytesIO()
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    model = program.model_proto
     strip_metadata(model)
     store_in_half(model)
     onnx.checker.check_model(model, full_check=True)
@@ -197,10 +194,11 @@ def check_parity(network: NetworkExport, folder: Path) -> float:
                     f"network '{network.name}': output '{output.name}' has shape {b.shape} in ONNX "
                     f"and {tuple(a.shape)} in torch"
                 )
-            worst = max(worst, float(np.abs(a.numpy() - b).max()))
-            if not worst <= TOLERANCE:
+            difference = float(np.abs(a.numpy() - b).max())
+            if not difference <= TOLERANCE:  # also when it is not a number
                 raise ParityError(
-                    f"network '{network.name}': output '{output.name}' differs by {worst:.3g} "
+                    f"network '{network.name}': output '{output.name}' differs by {difference:.3g} "
                     f"between ONNX and torch at batch {count}; at most {TOLERANCE:g} is allowed"
                 )
+            worst = max(worst, difference)
     return worst

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -44,7 +44,7 @@ class Package:
     sheet_columns: int
     sheet_zoom: int = 2
     resolution: tuple[int, int] = (32, 32)
-    channels: int = 3
+    channels: Literal[1, 3] = 3
     pixel_range: tuple[float, float] = (-1.0, 1.0)
 
 
@@ -108,7 +108,7 @@ def describe(package: Package, metrics: Mapping[str, Any], folder: Path) -> Mani
         owned_by=OWNER,
         created=datetime.now(UTC).replace(microsecond=0),
         resolution=package.resolution,
-        channels=package.channels,  # type: ignore[arg-type]
+        channels=package.channels,
         pixel_range=package.pixel_range,
         networks={network.name: files(network, folder) for network in package.networks},
         options=dict(package.options),

@@ -57,7 +57,7 @@ def dequantized(split: Split, seed: int) -> Tensor:
 
 
 def shift(images: Tensor, generator: torch.Generator, *, chance: float) -> Tensor:
-    """Move a share ``chance`` of the images by one pixel up, down, left or right, filling with 0."""
+    """Move a share ``chance`` of the images by one pixel up, down, left or right."""
     count = len(images)
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
     moves = torch.tensor([[1, 1], [0, 1], [2, 1], [1, 0], [1, 2]])

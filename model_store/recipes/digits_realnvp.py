@@ -118,7 +118,7 @@ def held_out_draws() -> Tensor:
 
 @torch.no_grad()
 def measure(flow: RealNVP) -> dict[str, Any]:
-    """Bits per dimension of the flow and of two baselines, on the same draws, and the round trip."""
+    """Bits per dimension of the flow and of two baselines on the same draws; the round trip."""
     x = held_out_draws()
     bits = bits_per_dim(flow_log_likelihood(flow, x))
     by_draw = bits.view(DRAWS, -1).mean(dim=1)

@@ -33,10 +33,11 @@ def start_from_principal_components(encoder: SpatialEncoder, decoder: SpatialDec
     _, _, basis = torch.linalg.svd(patches[::7] - mean, full_matrices=False)
     basis = basis[: encoder.linear.out_channels]
     with torch.no_grad():
-        encoder.linear.weight.copy_(basis.view_as(encoder.linear.weight))
-        encoder.linear.bias.copy_(-basis @ mean)
-        decoder.linear.weight.copy_(basis.view_as(decoder.linear.weight))
-        decoder.linear.bias.copy_(mean.view(3, 16).mean(1))
+        for linear, bias in (
+            (encoder.linear, -basis @ mean),
+            (decoder.linear, mean.view(3, 16).mean(1)),
+        ):
+            linear.load_state_dict({"weight": basis.view_as(linear.weight), "bias": bias})
 
 
 def edges(image: Tensor) -> tuple[Tensor, Tensor]:

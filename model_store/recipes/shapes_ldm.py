@@ -82,7 +82,7 @@ def drop_words(factors: Tensor, generator: torch.Generator) -> Tensor:
 def train_denoiser(
     options: argparse.Namespace, autoencoder: Autoencoder
 ) -> tuple[nn.Module, Standardizer, str]:
-    """Train until the time is spent; the averaged denoiser, the latents' scale, how long it took."""
+    """Train until the time is spent; the averaged denoiser, the latents' scale, the summary."""
     network = CaptionTransformer(**CONFIG)
     average = averaged(network, 0.999)
     optimizer = torch.optim.AdamW(

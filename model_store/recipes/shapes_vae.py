@@ -70,7 +70,7 @@ class VariationalAutoencoder(NamedTuple):
 
 
 def start_from_principal_components(encoder: VectorEncoder, decoder: VectorDecoder) -> None:
-    """Set the linear paths to whitened leading principal components of images at half resolution."""
+    """Set the linear paths to whitened leading principal components at half resolution."""
     images, _ = shapes.batch(4096, "train", torch.Generator().manual_seed(1))
     rows = functional.avg_pool2d(images, 2).flatten(1)
     mean = rows.mean(0)

@@ -83,7 +83,7 @@ class Run:
         return min(1.0, self.seconds / (self.minutes * 60))
 
     def steps(self) -> Iterator[int]:
-        """Yield step numbers until the budget is spent; checkpoints once a minute and at the end."""
+        """Yield step numbers until the budget is spent; checkpoints once a minute and last."""
         if self.export_only or self.progress >= 1.0:
             return
         columns = (

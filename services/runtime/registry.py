@@ -105,7 +105,12 @@ class Registry:
         """
         if not self._offers(name):
             raise self._unknown(name)
-        fingerprint = self._source.fingerprint(name)
+        try:
+            fingerprint = self._source.fingerprint(name)
+        except ModelNotFound:
+            with self._lock:
+                self._models.pop(name, None)
+            raise
         with self._lock:
             known = self._models.get(name)
             if known is not None and known.fingerprint == fingerprint:

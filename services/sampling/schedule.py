@@ -127,7 +127,7 @@ class VariancePreserving(_Schedule):
             return times.round() if whole else times.astype(np.float64)
         if spacing == "leading":
             return (np.arange(float(steps)) * (count // steps))[::-1] + self.steps_offset
-        return np.arange(count, 0, -count / steps, dtype=np.float64).round() - 1.0
+        return (count - np.arange(float(steps)) * (count / steps)).round() - 1.0
 
     def _at_times(self, times: Array) -> Grid:
         signal = self.signal()[times.astype(np.int64)]

@@ -17,7 +17,7 @@ from services.serving.handle_backend import HandleBackend
 from services.serving.local import local_backend, open_store
 from services.serving.pools import Pools, Route
 from services.serving.process_metrics import ProcessMetrics
-from services.serving.settings import EVERY_MODEL, Deployment
+from services.serving.settings import Deployment
 from services.serving.shared_metrics import SharedMetrics, make_folder
 
 
@@ -53,9 +53,7 @@ class GatewayReplica:
                     by_name[pool.name]
                     if pool.name in by_name
                     else HandleBackend(handles[pool.name], pool.name),
-                    frozenset(m for m in pool.models if m != EVERY_MODEL)
-                    if not pool.takes_the_rest
-                    else frozenset(),
+                    frozenset() if pool.takes_the_rest else frozenset(pool.models),
                 )
                 for pool in settings.pools
             ]

@@ -6,6 +6,7 @@ Ray Serve's replicas hold one each; tests, benchmarks and the offline CLI use it
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import torch
 from services.core import images as codec
 from services.core.backend import PoolStatus
 from services.core.engine import Engine
-from services.core.errors import ModelError, UnsupportedTask
+from services.core.errors import AtelierError, ModelError, UnsupportedTask
 from services.core.images import ImageLimits
 from services.core.job import Answer, Call, Encoding, Item, Job, Timings
 from services.core.model import ModelInfo
@@ -31,6 +32,9 @@ from services.runtime.ticket import Finished, Ticket
 SMALL_IMAGE_PIXELS = 128 * 128
 """Below this an image is decoded and encoded where we stand; a thread's hop would cost more."""
 STALL_SECONDS = 60.0
+EVERY_MODEL = "*"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +159,21 @@ class InProcessBackend:
     def preload(self) -> None:
         """Load the models that were asked for, one after the other; then the pool is ready.
 
+        Among all models (``*``) one that cannot be loaded is passed over: it must not keep the
+        others from being served.
+
         Raises:
-            ModelNotFound, ModelError: one of them cannot be loaded.
+            ModelNotFound, ModelError: a model that was asked for by name cannot be loaded.
         """
-        names = self.settings.preload
-        wanted = self.registry.names() if "*" in names else names
-        for name in wanted:
-            self.registry.load(name)
+        for name in self.settings.preload:
+            if name != EVERY_MODEL:
+                self.registry.load(name)
+        if EVERY_MODEL in self.settings.preload:
+            for name in self.registry.names():
+                try:
+                    self.registry.load(name)
+                except AtelierError as error:
+                    log.error("model '%s' is not preloaded: %s", name, error)
         self._preloaded = True
 
     def close(self) -> None:
@@ -170,12 +182,9 @@ class InProcessBackend:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self, name: str) -> LoadedModel:
-        model = self.registry.find(name)
-        if not model.ready:
-            model = await asyncio.get_running_loop().run_in_executor(
-                None, self.registry.load, name
-            )
-        return model
+        if self.registry.find(name).ready:
+            return self.registry.load(name)
+        return await asyncio.get_running_loop().run_in_executor(None, self.registry.load, name)
 
     async def _jobs(
         self, model: LoadedModel, call: Call, deadline: float | None

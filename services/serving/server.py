@@ -21,6 +21,8 @@ from services.serving.environment import prepare
 OBJECT_STORE_BYTES = 128 << 20
 """Images are small and answers do not pass through the object store."""
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RAY_FOLDER = "r"
 LONGEST_PARENT = 19
 """Characters in the name of the folder for temporary files. Sockets lie deep below it, and theirs
 may have 97."""
@@ -75,10 +77,14 @@ def run(
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
         stopped.set()
 
-    previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     session = _make_session(Path(tempfile.gettempdir()))
     try:
-        _start(config, http, store, session, report)
+        report("starting Ray")
+        _start(config, http, session)
+        for number in STOP_SIGNALS:  # Ray has put its own in the place of ours
+            signal.signal(number, stop)
+        _deploy(config, http, store, session, report)
         address = f"http://{http['host']}:{http['port']}"
         report(f"ready at {address}")
         ready(address)
@@ -92,13 +98,7 @@ def run(
             signal.signal(number, handler)
 
 
-def _start(
-    config: dict[str, Any],
-    http: dict[str, Any],
-    store: str | None,
-    session: Path,
-    report: Report,
-) -> None:
+def _start(config: dict[str, Any], http: dict[str, Any], session: Path) -> None:
     prepare(os.environ, session)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         p for p in (str(_root()), os.environ.get("PYTHONPATH", "")) if p
@@ -106,7 +106,6 @@ def _start(
     import ray  # noqa: PLC0415 - after the environment is set, which Ray reads on import
     from ray import serve  # noqa: PLC0415
 
-    report("starting Ray")
     ray.init(
         address="local",
         include_dashboard=False,
@@ -114,10 +113,22 @@ def _start(
         log_to_driver=False,
         configure_logging=False,
         _node_ip_address="127.0.0.1",
-        _temp_dir=str(session),
+        # Ray lets everybody write there; nobody else gets past the folder above.
+        _temp_dir=str(session / RAY_FOLDER),
     )
     serve.start(proxy_location=config.get("proxy_location", "HeadOnly"), http_options=http)
     leftovers.explain_outage(session)
+
+
+def _deploy(
+    config: dict[str, Any],
+    http: dict[str, Any],
+    store: str | None,
+    session: Path,
+    report: Report,
+) -> None:
+    from ray import serve  # noqa: PLC0415 - as above
+
     for application in config["applications"]:
         arguments = dict(application.get("args", {}))
         arguments["gateway"] = {**arguments.get("gateway", {}), **_bind(http)}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-EVERY_MODEL = "*"
+from services.serving.in_process import EVERY_MODEL
 
 
 class _Strict(BaseModel):

@@ -62,7 +62,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         # Directly below the system's: the names of sockets are limited in length.
         self.folder = Path(tempfile.mkdtemp(prefix="e2e-"))
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._log = self.folder.with_suffix(".log").open("w+", encoding="utf-8", errors="replace")
         own = {"TMPDIR": str(self.folder), **(environment or {})}
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ATELIER_", "RAY_"))}
         started = time.monotonic()
@@ -189,6 +189,7 @@ class Server:
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._log.close()
+        self.folder.with_suffix(".log").unlink(missing_ok=True)
 
 
 def atelier_serve(config: Path, store: Path) -> Server:

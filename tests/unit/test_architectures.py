@@ -113,7 +113,8 @@ def test_both_directions_share_their_weights():
 def test_a_null_caption_is_a_caption():
     module = build("caption_transformer", {})
     with torch.no_grad():
-        module.outlet.weight.normal_()
+        for parameter in module.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
     x, t = torch.randn(1, 8, 8, 8), torch.tensor([0.5])
     with torch.no_grad():
         null = module(x, t, torch.zeros(1, 6, dtype=torch.int64))
