@@ -41,7 +41,7 @@ class Request:
 
 def mixed(count: int, seed: int) -> list[Request]:
     """Steps 10 to 50, three samplers, four guidance scales, 30% without guidance."""
-    draw = random.Random(seed)  # noqa: S311 - a reproducible load, no secret
+    draw = random.Random(seed)
     return [
         Request(
             prompt=f"a {draw.choice(COLORS)} {draw.choice(SHAPES)}",
@@ -59,7 +59,7 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
 
     The same seed gives the same unit-rate process at every rate, stretched.
     """
-    draw = random.Random(seed)  # noqa: S311 - a reproducible load, no secret
+    draw = random.Random(seed)
     times, now = [], 0.0
     while (now := now + draw.expovariate(1.0) / rate) < seconds:
         times.append(now)

@@ -1,4 +1,4 @@
-"""Small real models for tests: networks that fit on a page, and an engine that does as it is told."""
+"""Small real models for tests: networks of a few numbers, and an engine that does as it is told."""
 
 from __future__ import annotations
 
@@ -559,7 +559,9 @@ def scripted(
     return LoadedModel(engine, "1", costs=Costs({**curves}), ready=True)
 
 
-def work(name: str, *, deadline: float | None = None, seed: int | None = None, **what: Any) -> Job[Any]:
+def work(
+    name: str, *, deadline: float | None = None, seed: int | None = None, **what: Any
+) -> Job[Any]:
     """A scripted job; its seed follows from its name unless it is given."""
     if seed is None:
         seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)

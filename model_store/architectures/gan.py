@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.architectures.autoencoder import SpatialDecoder
-from model_store.architectures.blocks import Palette, StyledMap
+from model_store.architectures.blocks import Palette, ResidualBlock, StyledMap
 
 
 class LatentGenerator(nn.Module):
@@ -72,22 +72,6 @@ class ConditionalGenerator(nn.Module):
         return self.decoder(latents).clamp(-1.0, 1.0)
 
 
-class PlainBlock(nn.Module):
-    """A residual block without normalisation, which would couple the rows a penalty keeps apart."""
-
-    def __init__(self, channels: int) -> None:
-        """Build as the identity."""
-        super().__init__()
-        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv_2.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, channels, h, w]`` to the same shape."""
-        h = self.conv_1(functional.leaky_relu(x, 0.2))
-        return x + self.conv_2(functional.leaky_relu(h, 0.2))
-
-
 class ProjectionDiscriminator(nn.Module):
     """Realism of a latent map given its label (Miyato and Koyama, 2018, arXiv:1802.05637).
 
@@ -101,9 +85,9 @@ class ProjectionDiscriminator(nn.Module):
     weights: Tensor
 
     def __init__(
-        self, weights: Tensor, labels: int, readings: int, width: int = 64, hidden: int = 128
+        self, weights: Tensor, labels: int, readings: int, width: int = 64, hidden: int = 192
     ) -> None:
-        """Build with one residual block at 8x8 and one at 4x4.
+        """Build with three residual blocks at 8x8.
 
         Args:
             weights: how much each latent channel counts, ``[channels]``.
@@ -115,10 +99,10 @@ class ProjectionDiscriminator(nn.Module):
         super().__init__()
         self.register_buffer("weights", weights.view(1, -1, 1, 1))
         self.inlet = nn.Conv2d(weights.numel(), width, 3, padding=1)
-        self.high = PlainBlock(width)
-        self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
-        self.low = PlainBlock(2 * width)
-        self.hidden = nn.Linear(2 * width * 16 + 1, hidden)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(3)))
+        self.norm = nn.GroupNorm(8, width)
+        self.squeeze = nn.Conv2d(width, 24, 1)
+        self.hidden = nn.Linear(24 * 64 + 1, hidden)
         self.score = nn.Linear(hidden, 1)
         self.label = nn.Embedding(labels, hidden)
         self.read = nn.Linear(hidden, readings)
@@ -126,11 +110,11 @@ class ProjectionDiscriminator(nn.Module):
 
     def forward(self, latents: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """``[n, channels, 8, 8]``, ``n`` a multiple of the group, to scores ``[n]`` and logits."""
-        h = self.low(self.down(self.high(self.inlet(latents * self.weights))))
-        h = functional.leaky_relu(h, 0.2).flatten(1)
+        h = functional.silu(self.norm(self.blocks(self.inlet(latents * self.weights))))
+        h = functional.silu(self.squeeze(h)).flatten(1)
         groups = h.view(-1, self.group, h.shape[1])
         spread = (groups.var(dim=1) + 1e-6).sqrt().mean(dim=1, keepdim=True)
         h = torch.cat([h, spread.repeat_interleave(self.group, dim=0)], dim=1)
-        h = functional.leaky_relu(self.hidden(h), 0.2)
+        h = functional.silu(self.hidden(h))
         score = self.score(h).squeeze(1) + (h * self.label(label)).sum(dim=1)
         return score, self.read(h)

@@ -1,1 +1,4 @@
-"""The words of the domain. `errors`, `job`, `model`, `backend`, `images` and `parameters` are free of torch."""
+"""The words of the domain.
+
+`errors`, `job`, `model`, `backend`, `images`, `parameters` and `validation` are free of torch.
+"""

@@ -19,7 +19,6 @@ from services.core.parameters import Parameters
 from services.core.trajectory import Result, Trajectory, Workload
 from services.core.validation import explain
 
-
 REHEARSED_STEPS = 8
 
 

@@ -36,7 +36,14 @@ _OPAQUE = 255
 
 # What Pillow raises for bytes that it does not understand, metadata included.
 _DECODE_ERRORS = (
-    OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, struct.error
+    OSError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
 )
 
 
@@ -71,7 +78,8 @@ def read_header(data: bytes, limits: ImageLimits, *, param: str = "image") -> Im
         InvalidImage: the header cannot be read, or the image is animated.
     """
     if len(data) > limits.max_bytes:
-        raise TooLarge(f"the image has {len(data)} bytes; the limit is {limits.max_bytes}", param=param)
+        message = f"the image has {len(data)} bytes; the limit is {limits.max_bytes}"
+        raise TooLarge(message, param=param)
     if not _sniff(data):
         raise UnsupportedMedia("the content is not a PNG, JPEG or WebP image", param=param)
     image = _open(data, param)
@@ -91,8 +99,6 @@ def _open(data: bytes, param: str) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise InvalidImage("the image's header is corrupt", param=param) from error
-    except Image.DecompressionBombError as error:
-        raise TooLarge("the image has far more pixels than are accepted", param=param) from error
     except Image.DecompressionBombError as error:
         raise TooLarge("the image has far too many pixels", param=param) from error
     except _DECODE_ERRORS as error:

@@ -16,7 +16,11 @@ MAX_LATENT_VALUES = 1 << 20
 
 Seed = Annotated[
     int,
-    Field(ge=0, le=MAX_SEED, description="Same seed, same image. The image of index i uses seed + i."),
+    Field(
+        ge=0,
+        le=MAX_SEED,
+        description="Same seed, same image. The image of index i uses seed + i.",
+    ),
 ]
 
 
@@ -46,9 +50,8 @@ class Latents(BaseModel):
         except binascii.Error as error:
             raise ValueError(f"latents are not base64: {error}") from error
         if len(raw) != 4 * math.prod(self.shape):
-            raise ValueError(
-                f"latents hold {len(raw)} bytes; shape {self.shape} needs {4 * math.prod(self.shape)}"
-            )
+            needed = 4 * math.prod(self.shape)
+            raise ValueError(f"latents hold {len(raw)} bytes; shape {self.shape} needs {needed}")
         values = np.frombuffer(raw, dtype="<f4").reshape(self.shape).astype(np.float32)
         if not np.isfinite(values).all():
             raise ValueError("latents must be finite numbers")

@@ -15,7 +15,7 @@ LEVELS = 256
 
 
 def to_tensor(pixels: Sequence[Pixels], pixel_range: tuple[float, float]) -> Tensor:
-    """8-bit images to float32 ``[n, channels, height, width]``, black and white at the range's ends."""
+    """8-bit images to float32 ``[n, channels, height, width]``, scaled to the range."""
     low, high = pixel_range
     stacked = torch.from_numpy(np.stack(pixels)).float()
     return stacked / (LEVELS - 1) * (high - low) + low

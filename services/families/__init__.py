@@ -1,4 +1,4 @@
-"""One package per family. A package that exports ``ENGINE`` is a family; nothing else registers it."""
+"""One package per family: a package that exports ``ENGINE`` is one; nothing else registers it."""
 
 from __future__ import annotations
 

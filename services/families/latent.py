@@ -1,4 +1,4 @@
-"""What families with one latent vector per image share: drawing it, reading it, walking between two."""
+"""What families with one latent per image share: drawing, reading, walking between two."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Registry:
         on_load: told the model and the seconds that loading took.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a decision of its own, made by the caller
         self,
         source: ModelSource,
         families: Mapping[str, type[Engine]],

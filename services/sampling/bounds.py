@@ -116,7 +116,9 @@ def diffusion_prior_term(x_0: Tensor, level: tuple[float, float]) -> Tensor:
 
 
 def diffusion_last_term(dims: int, level: tuple[float, float]) -> float:
-    """The expected cost of reading x_0 off the cleanest level, ``N(x_0; x / alpha, (sigma/alpha)^2)``.
+    """The expected cost of reading x_0 off the cleanest level.
+
+    ``-log N(x_0; x / alpha, (sigma / alpha)^2)``:
 
     It is the entropy of that Gaussian, since x is x_0 with exactly this noise.
     """

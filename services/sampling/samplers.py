@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from services.sampling.schedule import Array, Flow, Grid, Schedule, VariancePreserving
@@ -168,9 +167,7 @@ def _log_ratio(grid: Grid, i: int) -> float:
     return math.inf if before == 0 else math.log(grid.alphas[i + 1] * grid.sigmas[i] / before)
 
 
-def _row(
-    grid: Grid, i: int, state: float, denoised: tuple[float, ...], noise: float = 0.0
-) -> _Row:
+def _row(grid: Grid, i: int, state: float, denoised: tuple[float, ...], noise: float = 0.0) -> _Row:
     level = (grid.alphas[i], grid.sigmas[i])
     next_level = (grid.alphas[i + 1], grid.sigmas[i + 1])
     return _Row(grid.times[i], level, next_level, state, denoised, noise)

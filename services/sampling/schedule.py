@@ -186,7 +186,7 @@ def _cosine_beta(index: int, count: int) -> float:
 
 
 def _from_ratio(times: Array, ratios: Array) -> Grid:
-    """A variance-preserving grid from sigmas in the sense of Karras et al., a clean end appended."""
+    """A variance-preserving grid from Karras et al.'s sigmas, a clean end appended."""
     ratios = np.append(ratios, 0.0)
     alphas = 1 / np.sqrt(1 + ratios**2)
     return Grid(times, alphas, ratios * alphas)

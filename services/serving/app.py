@@ -1,4 +1,4 @@
-"""The Ray Serve application: ``serve run`` and ``serve deploy`` build it from ``deploy/serve.yaml``."""
+"""The Ray Serve application, as ``serve run`` and ``serve deploy`` build it from their config."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ray import serve
-from ray.serve import Application, Deployment
+from ray.serve import Application
 
 from services.gateway.settings import GatewaySettings, check_bind
 from services.serving.gateway_deployment import GatewayReplica
@@ -36,7 +36,7 @@ def build(args: dict[str, Any]) -> Application:
         if pool.placement == "apart"
     }
     ongoing = max(pool.max_ongoing_requests for pool in deployment.pools)
-    options = {
+    options: dict[str, Any] = {
         "name": "gateway",
         "num_replicas": deployment.gateway_replicas,
         "max_ongoing_requests": ongoing,
@@ -45,8 +45,8 @@ def build(args: dict[str, Any]) -> Application:
         ),
         **_life(max(pool.drain_seconds for pool in deployment.pools)),
     }
-    gateway: Deployment = serve.deployment(serve.ingress()(GatewayReplica))
-    return gateway.options(**options).bind(deployment.model_dump(), **handles)
+    gateway = serve.deployment(**options)(serve.ingress()(GatewayReplica))
+    return gateway.bind(deployment.model_dump(), **handles)
 
 
 def _pool(
@@ -55,15 +55,14 @@ def _pool(
     scaling: dict[str, Any] = {"num_replicas": pool.replicas}
     if pool.autoscaling is not None:
         scaling = {"autoscaling_config": pool.autoscaling.model_dump()}
-    options = {
+    options: dict[str, Any] = {
         "name": pool.name,
         "max_ongoing_requests": pool.max_ongoing_requests,
         "ray_actor_options": _actor([pool], environment),
         **scaling,
         **_life(pool.drain_seconds),
     }
-    replica: Deployment = serve.deployment(PoolReplica)
-    return replica.options(**options).bind(
+    return serve.deployment(**options)(PoolReplica).bind(
         pool.model_dump(),
         sorted(deployment.claimed_elsewhere(pool)),
         deployment.store,

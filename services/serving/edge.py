@@ -1,8 +1,8 @@
 """What happens to a request before Ray Serve itself looks at it.
 
-Serve lets any client lift its timeout or switch off the handling of its disconnect by a header, and
-appends its own ``x-request-id`` to the answer. Named by `EDGE_VARIABLE`, `middlewares` is put around
-everything that accepts HTTP: proxies, and replicas that HAProxy reaches directly.
+Serve lets any client lift its timeout or switch off the handling of its disconnect by a header,
+and appends its own ``x-request-id`` to the answer. Named by `EDGE_VARIABLE`, `middlewares` is put
+around everything that accepts HTTP: proxies, and replicas that HAProxy reaches directly.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Edge:
 def _with_one_id(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The first id is the gateway's own; what Serve appended after it is dropped."""
     first = next((i for i, (k, _) in enumerate(headers) if k.lower() == REQUEST_ID), None)
-    return [
-        (k, v) for i, (k, v) in enumerate(headers) if k.lower() != REQUEST_ID or i == first
-    ]
+    return [(k, v) for i, (k, v) in enumerate(headers) if k.lower() != REQUEST_ID or i == first]
 
 
 def middlewares() -> list[Middleware]:

@@ -47,7 +47,7 @@ class HandleBackend:
 
     async def models(self) -> Sequence[ModelInfo]:
         """See `Backend.models`."""
-        found = await self._look(lambda: self._handle.models.remote())
+        found = await self._look(self._handle.models.remote)
         return [unpack_model(plain) for plain in found]
 
     async def model(self, name: str) -> ModelInfo:
@@ -60,7 +60,7 @@ class HandleBackend:
     async def status(self) -> Sequence[PoolStatus]:
         """See `Backend.status`. A pool without a replica shows zero of them."""
         try:
-            found = await self._look(lambda: self._handle.status.remote())
+            found = await self._look(self._handle.status.remote)
         except Unavailable:
             return [PoolStatus(self._name, "apart", 0, (), 0.0, 0, 0.0)]
         return [unpack_status(plain) for plain in found]
@@ -103,5 +103,5 @@ async def _withdrawable(response: Awaitable[T]) -> T:
         return await response
     except asyncio.CancelledError:
         if isinstance(response, DeploymentResponse):
-            response.cancel()  # type: ignore[no-untyped-call] - Ray's own signature
+            response.cancel()
         raise

@@ -173,7 +173,7 @@ class InProcessBackend:
                 try:
                     self.registry.load(name)
                 except AtelierError as error:
-                    log.error("model '%s' is not preloaded: %s", name, error)
+                    log.warning("model '%s' is not preloaded: %s", name, error)
         self._preloaded = True
 
     def close(self) -> None:
@@ -186,14 +186,12 @@ class InProcessBackend:
             return self.registry.load(name)
         return await asyncio.get_running_loop().run_in_executor(None, self.registry.load, name)
 
-    async def _jobs(
-        self, model: LoadedModel, call: Call, deadline: float | None
-    ) -> list[Job[Any]]:
+    async def _jobs(self, model: LoadedModel, call: Call, deadline: float | None) -> list[Job[Any]]:
         def split() -> list[Job[Any]]:
             return model.engine.jobs(call, deadline=deadline)
 
         try:
-            if sum(map(len, call.images)) <= SMALL_IMAGE_PIXELS:
+            if _pixels(call) <= SMALL_IMAGE_PIXELS:
                 return split()
             return await asyncio.get_running_loop().run_in_executor(self._threads, split)
         except UnsupportedTask as refusal:
@@ -222,10 +220,24 @@ class InProcessBackend:
         if sum(_size(f.result) for f in finished) <= SMALL_IMAGE_PIXELS:
             items, seconds = encode()
         else:
-            items, seconds = await asyncio.get_running_loop().run_in_executor(
-                self._threads, encode
-            )
+            items, seconds = await asyncio.get_running_loop().run_in_executor(self._threads, encode)
         return Answer(call.model, items, _slowest([f.timings for f in finished], seconds))
+
+
+def _pixels(call: Call) -> int:
+    """Pixels to decode, by the files' headers: few bytes can hold many.
+
+    Files that cannot be read count nothing; they are refused without being decoded.
+    """
+    files = [*call.images, *([call.mask] if call.mask else [])]
+    total = 0
+    for data in files:
+        try:
+            header = codec.read_header(data, ImageLimits())
+        except AtelierError:
+            continue
+        total += header.width * header.height
+    return total
 
 
 def _size(result: Result) -> int:
@@ -246,5 +258,3 @@ def _slowest(timings: Sequence[Timings], encode: float) -> Timings:
         decode=max(t.decode for t in timings),
         encode=encode,
     )
-
-

@@ -30,9 +30,7 @@ class PoolReplica:
     Errors travel as values: an exception of ours would be pickled, and Ray would wrap it.
     """
 
-    def __init__(
-        self, pool: Plain, elsewhere: list[str], store: str | None, limits: Plain
-    ) -> None:
+    def __init__(self, pool: Plain, elsewhere: list[str], store: str | None, limits: Plain) -> None:
         """Open the device and load what is to be preloaded; the replica is ready after that."""
         make_folder(os.environ)
         settings = Pool.model_validate(pool)

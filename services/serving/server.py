@@ -1,4 +1,4 @@
-"""``atelier serve``: a Ray of our own on this machine, with the application on it, until told to stop."""
+"""``atelier serve``: a Ray of our own on this machine, with the application on it."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _stop() -> None:
 
     if ray.is_initialized():
         serve.shutdown()
-        ray.shutdown()  # type: ignore[no-untyped-call] - Ray's own signature
+        ray.shutdown()
 
 
 def _bind(http: dict[str, Any]) -> dict[str, Any]:

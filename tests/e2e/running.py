@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -106,6 +108,16 @@ class Server:
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         """One request on a new connection."""
         return httpx.post(self.url + path, json=body, timeout=REQUEST_SECONDS, **options)
+
+    def begin(
+        self, path: str, body: Any, headers: Mapping[str, str] | None = None
+    ) -> http.client.HTTPConnection:
+        """Send a request on a new connection and do not wait for the answer."""
+        port = httpx.URL(self.url).port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_SECONDS)
+        sent = {"content-type": "application/json", **(headers or {})}
+        connection.request("POST", path, json.dumps(body), sent)
+        return connection
 
     def models(self) -> dict[str, dict[str, Any]]:
         """What ``/v1/models`` lists, by name."""

@@ -35,7 +35,9 @@ def bomb() -> bytes:
     """A PNG that says it has 3.6 gigapixels, in a few dozen bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     data = chunk(b"IDAT", zlib.compress(b"\0" * 64))
@@ -53,9 +55,19 @@ def text(**fields: Any) -> dict[str, Any]:
 BAD: dict[str, tuple[str, str | dict[str, Any], int, str]] = {
     "unknown model": ("generate", text(model="shapes-ldn"), 404, "model_not_found"),
     "NaN": ("generate", json.dumps(text(guidance_scale=float("nan"))), 422, "invalid_parameter"),
-    "infinity": ("generate", json.dumps(text(guidance_scale=float("inf"))), 422, "invalid_parameter"),
+    "infinity": (
+        "generate",
+        json.dumps(text(guidance_scale=float("inf"))),
+        422,
+        "invalid_parameter",
+    ),
     "10**400": ("generate", json.dumps(text(seed=10**400)), 422, "invalid_parameter"),
-    "1e400": ("generate", '{"model": "shapes-ldm", "guidance_scale": 1e400}', 422, "invalid_parameter"),
+    "1e400": (
+        "generate",
+        '{"model": "shapes-ldm", "guidance_scale": 1e400}',
+        422,
+        "invalid_parameter",
+    ),
     "a number as text": ("generate", text(steps="2"), 422, "invalid_parameter"),
     "a field nobody knows": ("generate", text(stepz=2), 422, "invalid_parameter"),
     "no JSON": ("generate", '{"model": ', 400, "bad_request"),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 
-import httpx
 import pytest
 
 from tests.e2e.asks import shown
@@ -15,24 +13,6 @@ from tests.e2e.running import Server, until
 EVALUATIONS = "atelier_network_evaluations_total"
 LONG = {"model": "shapes-ldm", "prompt": "a red star", "seed": 3, "steps": 1000, "n": 4}
 SHORT = {"model": "shapes-ldm", "prompt": "a red star", "seed": 3, "steps": 4, "n": 2}
-
-
-def leave_in_the_middle(server: Server, headers: Mapping[str, str]) -> float:
-    """Ask for a thousand steps, close the connection once they run, and say when that was."""
-
-    def ask() -> None:
-        try:
-            client.post("/v1/generate", json=LONG, headers=headers)
-        except httpx.TransportError:
-            pass
-
-    client = httpx.Client(base_url=server.url, timeout=httpx.Timeout(120, read=1.0))
-    asking = threading.Thread(target=ask)
-    asking.start()
-    until(lambda: server.trajectories() == LONG["n"], "the request is being worked on")
-    asking.join()
-    client.close()
-    return time.monotonic()
 
 
 @pytest.mark.parametrize(
@@ -44,7 +24,10 @@ def test_a_client_that_leaves_frees_its_rows_within_a_step(
     alone = shown(server.post("/v1/generate", SHORT).raise_for_status().json())
     before = server.total(EVALUATIONS, model="shapes-ldm")
     canceled = server.total("atelier_canceled_total", where="client")
-    left = leave_in_the_middle(server, headers)
+    connection = server.begin("/v1/generate", LONG, headers)
+    until(lambda: server.trajectories() == LONG["n"], "the request is being worked on")
+    connection.close()
+    left = time.monotonic()
     until(lambda: server.trajectories() == 0, "the rows are free")
     # The question itself, and the way through the proxy, take most of this on a busy machine.
     assert time.monotonic() - left < 2.0

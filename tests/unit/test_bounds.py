@@ -48,7 +48,8 @@ def test_gaussian_densities_equal_scipys() -> None:
 def test_entropy_equals_scipys() -> None:
     log_variance = random(4, 6)
     expected = [
-        stats.multivariate_normal(cov=np.diag(np.exp(row))).entropy() for row in log_variance.numpy()
+        stats.multivariate_normal(cov=np.diag(variances)).entropy()
+        for variances in np.exp(log_variance.numpy())
     ]
     assert gaussian_entropy(log_variance).numpy() == pytest.approx(expected)
 

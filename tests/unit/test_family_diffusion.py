@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ from services.core.network import OpenedModel
 from services.core.parameters import Latents
 from services.sampling.bounds import diffusion_last_term, diffusion_prior_term
 from services.sampling.samplers import SAMPLERS
-from services.sampling.schedule import Flow
+from services.sampling.schedule import Flow, VariancePreserving
 from tests.engines import (
     SCHEDULES,
     GaussianData,
@@ -80,7 +82,8 @@ def test_the_bound_is_the_closed_form_and_lies_below_the_exact_likelihood(schedu
     values = ask(engine, "likelihood", images=[image], steps=steps, samples=8)[0].values
     width = 2 / 256
     x = (image.astype(float) + 0.5) * width - 1
-    exact = float(np.log(np.diff(stats.norm(0, STD).cdf([x - width / 2, x + width / 2]), axis=0)).sum())
+    edges = stats.norm(0, STD).cdf([x - width / 2, x + width / 2])
+    exact = float(np.log(np.diff(edges, axis=0)).sum())
     kind, _ = SCHEDULES[schedule]
     grid = kind.bound_grid(steps)
     # Every term is linear in |x_0|^2, and dequantisation adds its variance to that.
@@ -106,7 +109,7 @@ def test_more_terms_tighten_the_bound(schedule: str) -> None:
         ask(engine, "likelihood", images=[image], steps=steps, samples=4)[0].values
         for steps in (6, 24, 96)
     ]
-    for coarse, fine in zip(found, found[1:], strict=False):
+    for coarse, fine in pairwise(found):
         error = math.hypot(coarse["std_error"], fine["std_error"])
         assert coarse["log_likelihood"] < fine["log_likelihood"] - 3 * error
 
@@ -183,6 +186,40 @@ def test_the_bound_in_latents_lies_just_below_the_integrated_likelihood(pixel: i
     assert sum(values["terms"].values()) == pytest.approx(values["log_likelihood"])
 
 
+def test_the_terms_in_latents_are_those_of_the_encoders_posterior() -> None:
+    engine, pixel = ready(in_latents()), 150
+    image = np.full((1, 1, 1), pixel, np.uint8)
+    output = engine.model.networks["encoder"](image=torch.full((1, 1, 1, 1), float(pixel)))
+    posterior = stats.norm(float(output["mean"]), math.exp(0.5 * float(output["log_variance"])))
+
+    z = posterior.ppf((np.arange(4000) + 0.5) / 4000)
+    logistic = stats.logistic(GAIN * z + SHIFT, SCALE)
+    log_mass = np.log(logistic.cdf(pixel + 0.5) - logistic.cdf(pixel - 0.5))
+    found = ask(engine, "likelihood", images=[image], steps=2, samples=64)[0].values
+    error = float(log_mass.std()) / 8
+    assert found["terms"]["reconstruction"] == pytest.approx(log_mass.mean(), abs=4 * error)
+    entropy = float(posterior.entropy()) - math.log(2.0)
+    assert found["terms"]["entropy"] == pytest.approx(entropy, rel=1e-5)
+
+
+def test_a_schedule_that_ends_before_pure_noise_pays_for_what_it_still_knows() -> None:
+    """Its noisiest level has half of the signal; the bound charges the divergence to N(0, I)."""
+    schedule = VariancePreserving(beta_end=0.0026)
+    network = GaussianData(STD, schedule).network(SHAPE, "epsilon")
+    options = {"schedule": schedule.model_dump()}
+    model = opened("diffusion", {"denoiser": network}, resolution=SHAPE[1:], options=options)
+    image, dims = typical(3), 64
+    values = ask(ready(model), "likelihood", images=[image], steps=4, samples=16)[0].values
+    signal = schedule.signal()
+    assert signal[-1] > 0.2
+    square = float((((image.astype(float) + 0.5) / 128 - 1) ** 2).sum()) + dims * (1 / 128) ** 2 / 12
+    variance = 1 - signal[-1]
+    prior = 0.5 * (signal[-1] * square + dims * (variance - 1 - math.log(variance)))
+    last = dims * stats.norm(0, math.sqrt((1 - signal[0]) / signal[0])).entropy()
+    assert prior > 1
+    assert values["terms"]["ends"] == pytest.approx(-prior - last, abs=0.1)
+
+
 def test_samples_in_latents_have_the_decoded_moments() -> None:
     engine = ready(in_latents())
     images = pixels_of(ask(engine, "generate", n=64, steps=20, sampler="euler", seed=3))
@@ -190,6 +227,33 @@ def test_samples_in_latents_have_the_decoded_moments() -> None:
     std = GAIN * 2 * LATENT_STD
     assert values.mean() == pytest.approx(GAIN * 0.5 + SHIFT, abs=4 * std / 8)
     assert values.std() == pytest.approx(std, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "theirs"),
+    [
+        ("ddim", diffusers.DDIMScheduler(clip_sample=False)),
+        ("euler", diffusers.EulerDiscreteScheduler()),
+        ("heun", diffusers.HeunDiscreteScheduler(beta_start=0.0001, beta_end=0.02)),
+        ("dpmpp_2m", diffusers.DPMSolverMultistepScheduler()),
+    ],
+)
+def test_an_engine_goes_the_way_of_diffusers_scheduler(sampler: str, theirs: Any) -> None:
+    engine = ready(in_pixels("variance_preserving"))
+    start = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(0))
+    theirs.set_timesteps(9)
+    x = start * theirs.init_noise_sigma
+    network = GaussianData(STD, SCHEDULES["variance_preserving"][0]).network(SHAPE, "epsilon")
+    for t in theirs.timesteps:
+        output = network(x=theirs.scale_model_input(x, t), t=t.view(1))["output"]
+        x = theirs.step(output, t, x).prev_sample
+    latents = Latents.from_array(start[0].numpy()).model_dump()
+    (found,) = engine.prepare(
+        engine.jobs(call("generate", latents=latents, steps=9, sampler=sampler))
+    )
+    while not found.finished:
+        engine.step([found])
+    assert torch.allclose(found.x, x[0].float(), atol=1e-3)
 
 
 @EVERY_SCHEDULE
@@ -365,7 +429,7 @@ def test_a_negative_prompt_is_heard_where_there_is_guidance() -> None:
         ({"prompt": "a circl"}, "prompt", "did you mean circle"),
         ({"negative_prompt": "gloom"}, "negative_prompt", "'gloom'"),
         ({"prompt": "red blue"}, "prompt", "two values of color: red and blue"),
-        ({"factors": {"size": "large"}}, "factors", "unknown factor 'size'; known are color, shape"),
+        ({"factors": {"size": "large"}}, "factors", "unknown factor 'size'; known are color"),
         ({"factors": {"color": "mauve"}}, "factors", "'mauve' is no color; known are red, green"),
         ({"factors": {"color": "red"}, "prompt": "red"}, "factors", "either prompt or factors"),
         ({"sampler": "magic"}, "sampler", "'ddpm', 'ddim'"),

@@ -55,7 +55,8 @@ class Scaling(nn.Module):
     shift, scale = 0.4, 0.25
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return (x - self.shift) / self.scale, -math.log(self.scale) * torch.ones(len(x)) * x[0].numel()
+        log_det = torch.full((len(x),), -math.log(self.scale) * x[0].numel())
+        return (x - self.shift) / self.scale, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         return z * self.scale + self.shift
@@ -226,8 +227,8 @@ def test_a_path_has_one_kind_of_ends() -> None:
         engine.jobs(call("interpolate", images=images[:1]))
     with pytest.raises(InvalidParameter, match="either two images, or seeds"):
         engine.jobs(call("interpolate", images=images, seeds=[1, 2]))
+    latents = Latents.from_array(np.zeros(SHAPE, np.float32)).model_dump()
     with pytest.raises(InvalidParameter, match="either seeds or latents"):
-        latents = Latents.from_array(np.zeros(SHAPE, np.float32)).model_dump()
         engine.jobs(call("interpolate", seeds=[1, 2], latents=[latents, latents]))
 
 

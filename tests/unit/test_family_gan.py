@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_manifests_and_networks_that_do_not_fit_are_told_why() -> None:
     with pytest.raises(InvalidNetwork, match=r"declares a latent of \[8\], the graph takes \[64\]"):
         ready(transparent({"latent": {"shape": [8]}}))
     with pytest.raises(InvalidNetwork, match=r"lacks \['label'\]"):
-        ready(opened("gan", transparent({}).networks, resolution=(1, 65), options={"labels": LABELS}))
+        ready(replace(transparent({}), options={"labels": LABELS}))
     with pytest.raises(InvalidNetwork, match="needs a network 'generator'"):
         ready(opened("gan", {}, resolution=(1, 65)))
 

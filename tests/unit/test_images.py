@@ -236,7 +236,7 @@ def test_pixels_that_are_promised_and_absent_are_missed() -> None:
 
 def test_a_bomb_in_the_metadata_is_refused() -> None:
     data = file_of(Image.new("RGB", (4, 4)))
-    text = b"Comment\0\0" + zlib.compress(bytes(200 << 20))
+    text = b"Comment\0\0" + zlib.compress(bytes(20 << 20))
     chunk = struct.pack(">I", len(text)) + b"zTXt" + text
     chunk += struct.pack(">I", zlib.crc32(b"zTXt" + text))
     with pytest.raises(InvalidImage):
@@ -288,7 +288,8 @@ def test_damaged_files_give_pixels_or_a_typed_error(
 
 @pytest.mark.parametrize("tag", [0x0100, 0x010E, 0x011A, 0x0128, 0x8769])
 @pytest.mark.parametrize(
-    ("kind", "value"), [(2, b"abc\0"), (7, b"abcd"), (9, b"\xff\xff\xff\xfb"), (11, b"\x7f\xc0\0\0")]
+    ("kind", "value"),
+    [(2, b"abc\0"), (7, b"abcd"), (9, b"\xff\xff\xff\xfb"), (11, b"\x7f\xc0\0\0")],
 )
 def test_metadata_that_makes_no_sense_spoils_no_photograph(
     tag: int, kind: int, value: bytes

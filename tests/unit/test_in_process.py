@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
@@ -23,8 +24,8 @@ from services.core.errors import (
     Unavailable,
     UnsupportedTask,
 )
-from services.core.images import ImageLimits, decode, read_header
-from services.core.job import Call, Encoding, Job
+from services.core.images import ImageLimits, decode, encode, read_header
+from services.core.job import Call, Encoding, Job, Task
 from services.core.network import OpenedModel
 from services.core.trajectory import Trajectory
 from services.families import discover
@@ -38,7 +39,6 @@ from tests.engines import (
     call,
     one_of_each,
     opened,
-    ready,
     some_pixels,
     tiny_gan,
     until,
@@ -90,7 +90,7 @@ def hooked(hook: Hook) -> type[Engine]:
 
 
 def scripted_shelf() -> Shelf:
-    return Shelf({"scripted": lambda: opened("scripted", {}, resolution=(4, 4))})
+    return Shelf({"scripted": lambda: opened("scripted", {}, resolution=(4, 4), name="scripted")})
 
 
 def test_a_call_is_answered_with_encoded_images_values_and_timings(start: Backends) -> None:
@@ -167,13 +167,14 @@ def test_canceling_the_task_frees_its_rows_within_one_step(start: Backends) -> N
         staying = asyncio.create_task(backend.run(call("generate", model="scripted", steps=3)))
         await asyncio.to_thread(until, lambda: backend.loop.status().trajectories == 2)
         await asyncio.to_thread(gate.wait)
+        await asyncio.to_thread(gate.advance)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
-        before = backend.loop.status().evaluations.get("scripted/step", 0)
+        before = backend.loop.status().evaluations["scripted/step"]
         gate.release()
         await asyncio.to_thread(until, lambda: backend.loop.status().trajectories == 1)
-        assert backend.loop.status().evaluations["scripted/step"] <= before + 1
+        assert backend.loop.status().evaluations["scripted/step"] == before + 1
         gate.open()
         assert (await staying).items[0].image is not None
 
@@ -319,6 +320,29 @@ def test_closing_without_time_tells_those_who_wait(start: Backends) -> None:
         await closing
 
     run(scenario())
+
+
+@pytest.mark.parametrize("where", ["images", "mask"])
+@pytest.mark.parametrize(("side", "thread"), [(64, "MainThread"), (2000, "atelier-codec")])
+def test_many_pixels_are_decoded_off_the_event_loop_however_few_bytes_hold_them(
+    start: Backends, side: int, thread: str, where: str
+) -> None:
+    seen: list[str] = []
+
+    class Curious(ScriptedEngine):
+        def __init__(self, model: OpenedModel, *_: Any) -> None:
+            super().__init__(name=model.id)
+
+        def jobs(self, call: Call, *, deadline: float | None = None) -> list[Job[Any]]:
+            seen.append(threading.current_thread().name)
+            return super().jobs(replace(call, images=(), mask=None), deadline=deadline)
+
+    flat = encode(np.zeros((1, side, side), np.uint8), Encoding("webp"))
+    assert len(flat) < 4096
+    sent: dict[str, Any] = {where: (flat,) if where == "images" else flat}
+    backend = start(scripted_shelf(), {"scripted": Curious})
+    run(backend.run(Call("a", "scripted", Task.GENERATE, **sent)))
+    assert seen[0].startswith(thread)
 
 
 def test_large_images_are_decoded_and_encoded_like_small_ones(start: Backends) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from threading import Lock
 
 import pytest
@@ -306,7 +307,7 @@ def test_an_idle_loop_keeps_giving_signs_of_life(loop: Loop) -> None:
     for _ in range(30):
         ages.append(loop.status().heartbeat_age)
         time.sleep(0.05)
-    assert any(later < earlier for earlier, later in zip(ages, ages[1:], strict=False))
+    assert any(later < earlier for earlier, later in pairwise(ages))
 
 
 def test_the_device_is_held_during_every_evaluation_and_only_then() -> None:
@@ -414,7 +415,7 @@ def test_nothing_is_left_after_a_storm_of_requests_withdrawals_and_faults(loop: 
         if kind == "fine":
             assert error is None
             assert pixels_of(ticket) == alone(ticket.job).tobytes()
-        elif kind == "fail prepare" or kind == "fail decode":
+        elif kind in ("fail prepare", "fail decode"):
             assert error is not None
     until(lambda: loop.status().trajectories == 0)
     assert loop.status().queue_seconds == 0

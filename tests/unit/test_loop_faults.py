@@ -36,7 +36,9 @@ OUT_OF_MEMORY = [
     RuntimeError("std::bad_alloc: bad allocation"),
     MemoryError(),
 ]
-MEMORY = pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["torch", "onnxruntime", "c++", "python"])
+MEMORY = pytest.mark.parametrize(
+    "error", OUT_OF_MEMORY, ids=["torch", "onnxruntime", "c++", "python"]
+)
 
 
 def expected(job: Job[Any]) -> bytes:

@@ -19,7 +19,7 @@ from services.core.network import Network
 from services.core.parameters import Parameters
 from services.core.pixels import LEVELS, to_bins, to_tensor
 from services.core.trajectory import Result, Trajectory, Workload
-from services.families.diffusion.flights import Blend, Judgement, Sampling, advance_samplings
+from services.families.diffusion.flights import Blend, Judgement, Sampling, advanced
 from services.families.diffusion.options import DiffusionOptions
 from services.families.diffusion.parameters import (
     Conditioned,
@@ -157,12 +157,19 @@ class DiffusionEngine(Engine):
         rows = [t for t in batch if isinstance(t, Sampling | Judgement)]
         denoised = self._denoise(rows)
         sampled = [i for i, t in enumerate(rows) if isinstance(t, Sampling)]
-        if sampled:
-            samplings = [t for t in rows if isinstance(t, Sampling)]
-            advance_samplings(samplings, denoised[sampled])
-        for i, t in enumerate(rows):
-            if isinstance(t, Judgement):
-                t.judge(denoised[i])
+        samplings = [t for t in rows if isinstance(t, Sampling)]
+        states = advanced(samplings, denoised[sampled]) if samplings else []
+        terms = [
+            (t, t.term(image))
+            for t, image in zip(rows, denoised, strict=True)
+            if isinstance(t, Judgement)
+        ]
+        # Nothing below can fail: a batch is taken whole or not at all.
+        for t, state, i in zip(samplings, states, sampled, strict=True):
+            t.past = denoised[i]
+            t.commit(state)
+        for judgement, term in terms:
+            judgement.take(term)
 
     def decode(self, batch: Sequence[Trajectory]) -> list[Result]:
         """Images, latents or bounds; see `Renderer`."""
@@ -217,9 +224,7 @@ class DiffusionEngine(Engine):
         std = torch.exp(0.5 * log_variance) / scale
         return {key: ((mean[i] - shift) / scale, std[i]) for key, i in places.items()}
 
-    def _start(
-        self, job: Job[Any], posteriors: Mapping[int, tuple[Tensor, Tensor]]
-    ) -> Trajectory:
+    def _start(self, job: Job[Any], posteriors: Mapping[int, tuple[Tensor, Tensor]]) -> Trajectory:
         parameters = job.parameters
         condition = {
             "tokens": self._tokens(parameters),

@@ -60,6 +60,13 @@ class Sampling(Trajectory):
         i = self.index
         return Level(self.plan.times[i], self.plan.alphas[i], self.plan.sigmas[i])
 
+    def blended(self, state: Tensor) -> Tensor:
+        """A next state with what inpainting holds on to put back."""
+        if self.blend is None:
+            return state
+        i = self.index
+        return self.blend.apply(state, self.plan.next_alphas[i], self.plan.next_sigmas[i])
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Judgement(Trajectory):
@@ -97,14 +104,16 @@ class Judgement(Trajectory):
         self.diffusion.append(0.0)
         self.x = self._noised(0)
 
-    def judge(self, denoised: Tensor) -> None:
+    def term(self, denoised: Tensor) -> float:
+        """What this evaluation costs, in nats."""
+        i = self.index % self.terms
+        clean = self.clean[-1][None]
+        return float(diffusion_term(clean, denoised[None], self._at(i), self._at(i + 1)))
+
+    def take(self, term: float) -> None:
         """Add the term of this evaluation and move on to the next level, or the next pass."""
         i = self.index % self.terms
-        clean = self.clean[-1]
-        term = diffusion_term(
-            clean[None], denoised[None], self._at(i), self._at(i + 1)
-        )
-        self.diffusion[-1] += float(term)
+        self.diffusion[-1] += term
         self.commit(self.x)
         if i + 1 < self.terms:
             self.x = self._noised(i + 1)
@@ -131,12 +140,15 @@ class Judgement(Trajectory):
         return float(self.grid.alphas[i]), float(self.grid.sigmas[i])
 
 
-def advance_samplings(batch: Sequence[Sampling], denoised: Tensor) -> None:
-    """Move every sampling on by its own row of coefficients, in one expression for all.
+def advanced(batch: Sequence[Sampling], denoised: Tensor) -> list[Tensor]:
+    """Where every sampling's own row of coefficients takes it, in one expression for all.
 
     Args:
         batch: at least one.
         denoised: ``[n, ...]``, the guided denoised images.
+
+    Returns:
+        The next state of each; nothing is changed yet.
     """
     rows = np.stack(
         [
@@ -158,9 +170,4 @@ def advance_samplings(batch: Sequence[Sampling], denoised: Tensor) -> None:
             [t.noise() if row[-1] else silence for t, row in zip(batch, rows, strict=True)]
         )
     moved = advance(x, images, noise, torch.from_numpy(rows))
-    for t, state, image in zip(batch, moved.unbind(0), denoised.unbind(0), strict=True):
-        i = t.index
-        if t.blend is not None:
-            state = t.blend.apply(state, t.plan.next_alphas[i], t.plan.next_sigmas[i])
-        t.past = image
-        t.commit(state)
+    return [t.blended(state) for t, state in zip(batch, moved.unbind(0), strict=True)]

@@ -31,9 +31,7 @@ ANOMALOUS_PERCENTILE = 1.0
 class Renderer:
     """Decodes the states of one model."""
 
-    def __init__(
-        self, model: OpenedModel, options: DiffusionOptions, device: torch.device
-    ) -> None:
+    def __init__(self, model: OpenedModel, options: DiffusionOptions, device: torch.device) -> None:
         """Open the decoder of a latent model.
 
         Raises:

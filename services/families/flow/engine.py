@@ -76,8 +76,9 @@ class FlowEngine(Engine):
 
     def setup(self) -> None:
         """See `Engine.setup`."""
-        self.forward: Network = self.model.network("forward", inputs=["x"], outputs=["z", "log_det"])
-        self.inverse: Network = self.model.network("inverse", inputs=["z"], outputs=["x"])
+        network = self.model.network
+        self.forward: Network = network("forward", inputs=["x"], outputs=["z", "log_det"])
+        self.inverse: Network = network("inverse", inputs=["z"], outputs=["x"])
         declared = self.options.latent.shape if self.options.latent else None
         self.shape = self.latent_shape(declared, self.inverse.inputs["z"])
 
@@ -156,9 +157,7 @@ class FlowEngine(Engine):
             ]
         x = self.inverse(z=torch.stack([t.x for t in batch]).to(self.device))["x"]
         pixels = from_bins(x, self.model.pixel_range)
-        return [
-            Result(image, {"seed": t.job.seed}) for t, image in zip(batch, pixels, strict=True)
-        ]
+        return [Result(image, {"seed": t.job.seed}) for t, image in zip(batch, pixels, strict=True)]
 
     def _encode(self, jobs: Sequence[Job[Any]]) -> dict[int, Tensor]:
         places = unique_images(jobs)

@@ -41,7 +41,7 @@ class GanOptions(Options):
     """Options of a GAN's manifest; the latent's shape is read off the graph when absent."""
 
     latent: LatentSpec | None = None
-    labels: list[str] = []
+    labels: tuple[str, ...] = ()
 
 
 class GanEngine(Engine):
@@ -54,7 +54,7 @@ class GanEngine(Engine):
         return self.model_info(
             conditioning=("label",) if self.options.labels else ("none",),
             likelihood="none",
-            labels=tuple(self.options.labels),
+            labels=self.options.labels,
         )
 
     def read_options(self) -> None:
@@ -84,9 +84,7 @@ class GanEngine(Engine):
                 "diffusion model (lower bounds)"
             )
         if name == "encode":
-            return (
-                f"{self.model.id} has no encoder; a VAE, a flow or a diffusion model can encode"
-            )
+            return f"{self.model.id} has no encoder; a VAE, a flow or a diffusion model can encode"
         return f"{self.model.id} cannot {name}; it offers {', '.join(self.operations())}"
 
     def check(self, call: Call, parameters: Any) -> None:
@@ -117,9 +115,7 @@ class GanEngine(Engine):
             inputs["label"] = torch.stack([t.condition["label"] for t in batch]).to(self.device)
         images = self.generator(**inputs)["image"]
         pixels = to_pixels(images, self.model.pixel_range)
-        return [
-            Result(image, self._values(t)) for t, image in zip(batch, pixels, strict=True)
-        ]
+        return [Result(image, self._values(t)) for t, image in zip(batch, pixels, strict=True)]
 
     def _start(self, job: Job[Any]) -> Trajectory:
         source = generator(job.seed)

@@ -149,9 +149,7 @@ class VaeEngine(Engine):
         if "likelihood" in self.operations():
             blank = np.zeros((self.model.channels, *self.model.resolution), np.uint8)
             parameters = Likelihood(samples=REHEARSED_STEPS)
-            jobs.append(
-                Job("rehearsal", self.model.id, "likelihood", parameters, images=(blank,))
-            )
+            jobs.append(Job("rehearsal", self.model.id, "likelihood", parameters, images=(blank,)))
         return jobs
 
     def prepare(self, jobs: Sequence[Job[Any]]) -> list[Trajectory]:
@@ -160,7 +158,7 @@ class VaeEngine(Engine):
         return [self._start(job, posteriors) for job in jobs]
 
     def step(self, batch: Sequence[Trajectory]) -> None:
-        """One posterior sample of every image: its importance weight (Burda et al., 2015, eq. 8)."""
+        """One posterior sample of every image: its weight (Burda et al., 2015, eq. 8)."""
         rows = [t for t in batch if isinstance(t, Judgement)]
         mean = torch.stack([t.x for t in rows])
         log_variance = torch.stack([t.log_variance for t in rows])
@@ -188,9 +186,7 @@ class VaeEngine(Engine):
             return [self._encoding(t) for t in batch]
         images = self.decoder(z=torch.stack([t.x for t in batch]).to(self.device))["image"]
         pixels = to_pixels(images, self.model.pixel_range)
-        return [
-            Result(image, {"seed": t.job.seed}) for t, image in zip(batch, pixels, strict=True)
-        ]
+        return [Result(image, {"seed": t.job.seed}) for t, image in zip(batch, pixels, strict=True)]
 
     def _encode(self, jobs: Sequence[Job[Any]]) -> dict[int, tuple[Tensor, Tensor]]:
         places = unique_images(jobs)
@@ -204,9 +200,7 @@ class VaeEngine(Engine):
         require_finite(log_variance)
         return {key: (mean[i], log_variance[i]) for key, i in places.items()}
 
-    def _start(
-        self, job: Job[Any], posteriors: Mapping[int, tuple[Tensor, Tensor]]
-    ) -> Trajectory:
+    def _start(self, job: Job[Any], posteriors: Mapping[int, tuple[Tensor, Tensor]]) -> Trajectory:
         source = generator(job.seed)
         parameters, load = job.parameters, self.workload(job)
         found = [posteriors[id(image)] for image in job.images]

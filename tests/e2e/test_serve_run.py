@@ -1,0 +1,44 @@
+"""The default config works with Ray's own command line, in a plain shell."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.asks import pixels
+from tests.e2e.running import ROOT, Server, Servers, free_port
+
+ASK = {"model": "shapes-ldm", "prompt": "a red star", "seed": 1, "steps": 4}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The default config, on a port that is free."""
+    content = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
+    content["http_options"]["port"] = free_port()
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def ray_serve(config: Path, servers: Servers) -> Server:
+    servers.close()
+    port = yaml.safe_load(config.read_text())["http_options"]["port"]
+    command = [str(Path(sys.executable).with_name("serve")), "run", str(config)]
+    server = Server(command, port=port, environment={"RAY_USAGE_STATS_ENABLED": "0"})
+    yield server
+    server.destroy()
+
+
+def test_serve_run_takes_the_default_config(ray_serve: Server):
+    answer = ray_serve.post("/v1/generate", ASK, headers={"accept": "image/png"})
+    assert answer.status_code == 200
+    assert pixels(answer.content).ndim == 3
+    assert len(answer.headers.get_list("x-request-id")) == 1
+    ray_serve.process.send_signal(signal.SIGINT)
+    ray_serve.wait()
