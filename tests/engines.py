@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar
@@ -198,9 +198,7 @@ class CouplingFlow(nn.Module):
             y = (y - shift) * torch.exp(-scale)
         return y.view(-1, *self.shape)
 
-    def _coefficients(
-        self, network: nn.Module, y: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _coefficients(self, network: nn.Module, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift = network(y * mask).chunk(2, 1)
         return torch.tanh(scale) * (1 - mask), shift * (1 - mask)
 
@@ -554,9 +552,11 @@ def scripted(
 ) -> LoadedModel:
     """A scripted engine whose evaluations cost ``seconds`` for any number of rows up to a knee."""
     points = {1: seconds, knee: seconds} if knee > 1 else {1: seconds, 2: 2 * seconds}
-    curves = {("step", key): CostCurve(points) for key in keys}
+    curves: dict[tuple[str, Hashable], CostCurve] = {
+        ("step", key): CostCurve(points) for key in keys
+    }
     curves["decode", "image"] = CostCurve(points)
-    return LoadedModel(engine, "1", costs=Costs({**curves}), ready=True)
+    return LoadedModel(engine, "1", costs=Costs(curves), ready=True)
 
 
 def work(

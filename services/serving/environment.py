@@ -6,6 +6,7 @@ import socket
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from services.serving import haproxy
 from services.serving.edge import EDGE_PATH, EDGE_VARIABLE
 
 SWITCHES = {
@@ -59,6 +60,7 @@ def prepare(environment: MutableMapping[str, str], session: Path) -> None:
     }
     for name, value in {**SWITCHES, **own}.items():
         environment.setdefault(name, value)
+    environment.update(haproxy.wrap(proxy))
 
 
 def free_ports(count: int) -> list[int]:

@@ -174,7 +174,7 @@ class Server:
         known = {p for p in self._members.values() if p.alive}
         others = {p for p in mentioning(str(self.folder)) if p.alive}
         running = [f"{p.id} {p.title[:120]}" for p in known | others]
-        return running + [str(path) for path in self.folder.iterdir()]
+        return running + [str(path) for path in self.folder.glob("atelier-*")]
 
     def stop(self) -> None:
         """Tell it to stop, if it still runs.

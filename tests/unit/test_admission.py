@@ -14,9 +14,7 @@ NOW = 1000.0
 MODEL = scripted(ScriptedEngine())
 
 
-def ticket(
-    seconds: float, *, deadline: float = float("inf"), solo: float | None = None
-) -> Ticket:
+def ticket(seconds: float, *, deadline: float = float("inf"), solo: float | None = None) -> Ticket:
     """A row that needs ``seconds`` of the device, and ``solo`` seconds with it to itself."""
     return Ticket(
         job=work("a"),

@@ -66,8 +66,10 @@ def test_rows_with_the_earliest_deadlines_fill_the_batch_up_to_the_knee() -> Non
 
 def test_guided_rows_count_two_and_leave_room_to_single_ones() -> None:
     here = model(knee=4)
-    rows = [ticket(n, here, deadline=d, rows=r) for n, d, r in
-            (("a", 1, 2), ("b", 2, 1), ("c", 3, 2), ("d", 4, 1), ("e", 5, 1))]
+    rows = [
+        ticket(n, here, deadline=d, rows=r)
+        for n, d, r in (("a", 1, 2), ("b", 2, 1), ("c", 3, 2), ("d", 4, 1), ("e", 5, 1))
+    ]
     assert names(form_batch(rows, 0.0)) == ["a", "b", "d"]
 
 
@@ -159,7 +161,12 @@ def test_nothing_starves_under_a_flood_that_takes_the_whole_device() -> None:
         if chosen is flood:
             served += 1
             flood = ticket(
-                "flood", here, deadline=now + 0.05, evaluations=1, key="other", step=step,
+                "flood",
+                here,
+                deadline=now + 0.05,
+                evaluations=1,
+                key="other",
+                step=step,
                 submitted=now,
             )
         elif chosen.trajectory.finished:

@@ -212,7 +212,8 @@ def test_a_schedule_that_ends_before_pure_noise_pays_for_what_it_still_knows() -
     values = ask(ready(model), "likelihood", images=[image], steps=4, samples=16)[0].values
     signal = schedule.signal()
     assert signal[-1] > 0.2
-    square = float((((image.astype(float) + 0.5) / 128 - 1) ** 2).sum()) + dims * (1 / 128) ** 2 / 12
+    x = (image.astype(float) + 0.5) / 128 - 1
+    square = float((x**2).sum()) + dims / 128**2 / 12
     variance = 1 - signal[-1]
     prior = 0.5 * (signal[-1] * square + dims * (variance - 1 - math.log(variance)))
     last = dims * stats.norm(0, math.sqrt((1 - signal[0]) / signal[0])).entropy()
@@ -440,9 +441,7 @@ def test_a_negative_prompt_is_heard_where_there_is_guidance() -> None:
         ({"strength": 0.5}, "strength", "unknown field 'strength'"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(
-    fields: dict[str, Any], param: str, words: str
-) -> None:
+def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], param: str, words: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         ready(tiny_diffusion()).jobs(call("generate", **fields))
     assert caught.value.param == param

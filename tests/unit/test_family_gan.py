@@ -115,9 +115,7 @@ def test_a_path_between_seeds_begins_and_ends_at_their_images(
     engine: Engine, truncation: float, spherical: bool
 ) -> None:
     common = {"label": 1, "truncation": truncation}
-    path = pixels_of(
-        ask(engine, "interpolate", seeds=[5, 99], n=5, spherical=spherical, **common)
-    )
+    path = pixels_of(ask(engine, "interpolate", seeds=[5, 99], n=5, spherical=spherical, **common))
     ends = [pixels_of(ask(engine, "generate", seed=seed, **common))[0] for seed in (5, 99)]
     assert np.array_equal(path[0], ends[0])
     assert np.array_equal(path[-1], ends[1])

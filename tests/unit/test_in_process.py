@@ -192,7 +192,7 @@ def test_one_failing_row_ends_its_call_and_withdraws_the_other_rows(start: Backe
     good = call("generate", model="scripted", steps=30, seed=4)
     bad = replace(call("generate", model="scripted", steps=30), id="bad")
 
-    async def both() -> list[Any]:
+    async def both() -> Sequence[Any]:
         return await asyncio.gather(backend.run(good), backend.run(bad), return_exceptions=True)
 
     answer, error = run(both())
@@ -229,9 +229,7 @@ def test_a_deadline_counts_from_the_calls_arrival(start: Backends) -> None:
 
 
 def test_what_is_used_most_recently_stays_loaded(start: Backends) -> None:
-    shelf = Shelf(
-        {f"gan-{i}": lambda i=i: replace(tiny_gan(), id=f"gan-{i}") for i in range(3)}
-    )
+    shelf = Shelf({f"gan-{i}": lambda i=i: replace(tiny_gan(), id=f"gan-{i}") for i in range(3)})
     backend = start(shelf, max_loaded=2)
     for name in ("gan-0", "gan-1", "gan-0", "gan-2"):
         run(backend.run(call("generate", model=name)))

@@ -174,9 +174,7 @@ def test_no_batch_exceeds_the_knee_and_guided_rows_count_two(loop: Loop) -> None
     engine = ScriptedEngine()
     model = scripted(engine, knee=6)
     dice = random.Random(0)
-    jobs = [
-        work(f"{i}", steps=dice.randint(1, 6), rows_each=dice.randint(1, 2)) for i in range(60)
-    ]
+    jobs = [work(f"{i}", steps=dice.randint(1, 6), rows_each=dice.randint(1, 2)) for i in range(60)]
     tickets = [loop.submit(model, [job])[0] for job in jobs]
     for ticket in tickets:
         ticket.future.result(PATIENCE)
