@@ -21,6 +21,8 @@ Pixels = NDArray[np.uint8]
 FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 EDIT_THRESHOLD = 128
+PNG_COMPRESSION = 1
+"""Of 9: a quarter of the time of Pillow's default for files a tenth larger."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -204,7 +206,7 @@ def encode(pixels: Pixels, encoding: Encoding) -> bytes:
     image = Image.fromarray(np.ascontiguousarray(array))
     stream = io.BytesIO()
     if encoding.format == "png":
-        image.save(stream, "PNG", compress_level=6)
+        image.save(stream, "PNG", compress_level=PNG_COMPRESSION)
     elif encoding.format == "jpeg":
         image.save(stream, "JPEG", quality=max(1, encoding.compression), subsampling=0)
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from threading import Event
 from typing import Any
 
 from services.core.job import Job, Timings
@@ -47,16 +46,11 @@ class Ticket:
     prepare_seconds: float = 0.0
     step_seconds: float = 0.0
     decode_seconds: float = 0.0
-    _canceled: Event = field(default_factory=Event)
+    canceled: bool = False
 
     def cancel(self) -> None:
         """Withdraw: the loop drops the row before its next evaluation. Safe from any thread."""
-        self._canceled.set()
-
-    @property
-    def canceled(self) -> bool:
-        """Whether it was withdrawn."""
-        return self._canceled.is_set()
+        self.canceled = True
 
     @property
     def remaining_evaluations(self) -> int:

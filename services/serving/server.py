@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -155,6 +156,11 @@ def _stop() -> None:
     from ray import serve  # noqa: PLC0415
 
     if ray.is_initialized():
+        # Serve would end the proxy together with the replicas, and with it the answers to what
+        # they still work on. So the replicas end first.
+        for name in serve.status().applications:
+            with contextlib.suppress(TimeoutError):
+                serve.delete(name)
         serve.shutdown()
         ray.shutdown()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Lock
 
 import torch
@@ -13,6 +15,18 @@ from model_store.networks.opening import open_model
 from model_store.store import Store
 from services.core.errors import InvalidManifest
 from services.core.network import Network, OpenedModel
+
+LOOK_SECONDS = 0.2
+"""A model that was changed or removed is noticed after this long at the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen of a model at some moment on ``time.monotonic``."""
+
+    at: float
+    manifest: Manifest
+    fingerprint: str
 
 
 class StoreSource:
@@ -25,7 +39,7 @@ class StoreSource:
 
     def __init__(self, store: Store, *, threads: int) -> None:
         self._store, self._threads = store, threads
-        self._fingerprints: dict[str, tuple[Manifest, str]] = {}
+        self._looks: dict[str, _Look] = {}
 
     def names(self) -> Sequence[str]:
         """See `ModelSource.names`."""
@@ -33,13 +47,16 @@ class StoreSource:
 
     def fingerprint(self, name: str) -> str:
         """See `ModelSource.fingerprint`: the digest of the manifest, which names every file's."""
+        known, now = self._looks.get(name), time.monotonic()
+        if known is not None and now - known.at < LOOK_SECONDS:
+            return known.fingerprint
         manifest = self._store.get(name)
-        known = self._fingerprints.get(name)
-        if known is not None and known[0] is manifest:
-            return known[1]
-        found = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
-        self._fingerprints[name] = (manifest, found)
-        return found
+        if known is not None and known.manifest is manifest:
+            fingerprint = known.fingerprint
+        else:
+            fingerprint = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+        self._looks[name] = _Look(at=now, manifest=manifest, fingerprint=fingerprint)
+        return fingerprint
 
     def open(self, name: str, device: torch.device) -> OpenedModel:
         """See `ModelSource.open`."""

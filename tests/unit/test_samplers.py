@@ -46,7 +46,11 @@ class Noise:
 
 
 def run_diffusers(
-    sampler: str, config: dict[str, object], steps: int, start: Tensor, seed: int,
+    sampler: str,
+    config: dict[str, object],
+    steps: int,
+    start: Tensor,
+    seed: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Tensor:
     kind, extra = DIFFUSERS[sampler]
@@ -88,7 +92,10 @@ def tick(rows: list[Row]) -> None:
         np.stack([np.concatenate(([p.state[i]], p.denoised[i], [p.noise[i]])) for p, i in at])
     )
     noise = torch.stack(
-        [r.noise()[0] if p.noise[i] else torch.zeros_like(r.x) for r, (p, i) in zip(rows, at, strict=True)]
+        [
+            r.noise()[0] if p.noise[i] else torch.zeros_like(r.x)
+            for r, (p, i) in zip(rows, at, strict=True)
+        ]
     )
     moved = advance(x, [denoised, torch.stack([r.past for r in rows])], noise, coefficients)
     for row, state, image in zip(rows, moved, denoised, strict=True):
@@ -112,7 +119,9 @@ def test_equals_diffusers(
     row = Row(plan, start_of(1), 2)
     while row.index < len(plan):
         tick([row])
-    assert torch.allclose(row.x, expected[0], atol=1e-5, rtol=1e-5), (row.x - expected[0]).abs().max()
+    assert torch.allclose(row.x, expected[0], atol=1e-5, rtol=1e-5), (
+        (row.x - expected[0]).abs().max()
+    )
 
 
 def test_equals_diffusers_beside_other_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +149,9 @@ def test_a_perfect_denoiser_reaches_its_image(sampler: str) -> None:
         for i in range(len(plan)):
             row = np.concatenate(([plan.state[i]], plan.denoised[i], [plan.noise[i]]))
             moved = advance(
-                x[None], [image[None], past[None]], torch.zeros_like(x)[None],
+                x[None],
+                [image[None], past[None]],
+                torch.zeros_like(x)[None],
                 torch.from_numpy(row)[None],
             )
             x = moved[0]
