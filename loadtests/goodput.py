@@ -29,8 +29,10 @@ from loadtests.traffic import STEPS, Request, mixed, poisson
 
 FACTOR = 5.0
 SHARE = 0.99
-GROWTH = 1.25
-LOWEST_RATE = 0.25
+GROWTH = 1.3
+LOWEST_RATE = 0.1
+FIRST_LOAD = 0.6
+"""The first rate tried, as a share of what lone requests one after the other would make."""
 SEED = 11
 TIMEOUT = aiohttp.ClientTimeout(total=300)
 
@@ -126,16 +128,18 @@ async def run_trial(url: str, rate: float, seconds: float, solo: Solo) -> Trial:
 
 
 async def find_goodput(
-    url: str, seconds: float, start: float, report: Callable[[str], None]
+    url: str, seconds: float, report: Callable[[str], None]
 ) -> tuple[Solo, list[Trial]]:
     """Raise the rate by steps of `GROWTH` until it is missed, or lower it until it is met."""
     solo = await measure_solo(url)
     report(f"  solo, 30 guided steps: {1000 * _thirty(solo):.0f} ms")
-    trials = [await run_trial(url, start, seconds, solo)]
-    factor = GROWTH if trials[0].passed else 1 / GROWTH
-    while trials[-1].passed == trials[0].passed and trials[-1].rate > LOWEST_RATE:
-        trial = await run_trial(url, trials[-1].rate * factor, seconds, solo)
+    sample = mixed(200, SEED)
+    rate = FIRST_LOAD * len(sample) / sum(map(solo.seconds, sample))
+    trials: list[Trial] = []
+    while not trials or (trials[-1].passed == trials[0].passed and rate > LOWEST_RATE):
+        trial = await run_trial(url, rate, seconds, solo)
         trials.append(trial)
+        rate *= GROWTH if trials[0].passed else 1 / GROWTH
         report(
             f"  {trial.rate:6.2f} /s: {100 * trial.in_time:5.1f}% in time, "
             f"p50 {trial.median_stretch:.2f}x, p99 {trial.p99_stretch:.2f}x of solo"
@@ -159,12 +163,12 @@ SERVERS: dict[str, tuple[Path, str]] = {
 }
 
 
-def measure(name: str, seconds: float, start: float, report: Callable[[str], None]) -> Any:
+def measure(name: str, seconds: float, report: Callable[[str], None]) -> Any:
     """Start one server and find its goodput."""
     config, path = SERVERS[name]
     server: AbstractContextManager[str] = serving(config)
     with server as address:
-        solo, trials = asyncio.run(find_goodput(address + path, seconds, start, report))
+        solo, trials = asyncio.run(find_goodput(address + path, seconds, report))
     return {
         "goodput": round(best(trials), 3),
         "solo_30_guided_steps_seconds": round(_thirty(solo), 4),
@@ -185,14 +189,13 @@ def main() -> None:
     """Measure every server in one run, print the ratios, keep the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="of traffic per rate")
-    parser.add_argument("--start", type=float, default=2.0, help="first rate, requests per second")
     parser.add_argument("--servers", nargs="*", default=list(SERVERS))
     options = parser.parse_args()
     console = Console()
     result: dict[str, Any] = {"machine": hardware.describe(), "factor": FACTOR, "servers": {}}
     for name in options.servers:
         console.print(name)
-        result["servers"][name] = measure(name, options.seconds, options.start, console.print)
+        result["servers"][name] = measure(name, options.seconds, console.print)
     ours = result["servers"].get("atelier", {}).get("goodput", 0.0)
     table = Table(title=f"requests per second, 99% within {FACTOR:g}x of solo")
     for heading in ("server", "goodput", "Atelier's is"):

@@ -26,7 +26,7 @@ from model_store.networks.signatures import SIGNATURES, Kind
 from model_store.networks.torch_graph import TorchGraph, load_module, module_inputs
 from model_store.store import Store
 from services.core.errors import EngineFailure, InvalidNetwork
-from services.core.network import OpenedModel
+from services.core.network import Network, OpenedModel
 
 Export = Literal["onnx", "safetensors"]
 Read = Callable[[str], bytes]
@@ -81,6 +81,11 @@ def open_model(
         measurements = Measurements(default_path(os.environ), device, threads)
     hardware = Hardware(device, threads, measurements, store.limits, prefer)
     networks = open_networks(manifest, lambda file: store.read(model_id, file), hardware)
+    return opened(manifest, networks)
+
+
+def opened(manifest: Manifest, networks: Mapping[str, Network]) -> OpenedModel:
+    """What a manifest says of a model, with its networks."""
     return OpenedModel(
         id=manifest.id,
         family=manifest.family,
@@ -92,7 +97,7 @@ def open_model(
         pixel_range=manifest.pixel_range,
         networks=networks,
         options=manifest.options,
-        card=manifest.metrics,
+        card={"license": manifest.license, "metrics": manifest.metrics},
     )
 
 

@@ -51,6 +51,25 @@ class Options(BaseModel):
             raise InvalidManifest(f"options of '{model_id}': {reason}") from error
 
 
+class FromPrior(Parameters):
+    """Base of ``generate``: images for draws from the prior, or for given ``latents``."""
+
+    n: Count = 1
+    temperature: Temperature = 1.0
+    latents: Latents | None = None
+
+    def rows(self, images: int) -> int:  # noqa: ARG002 - takes no images
+        """One row per image to make."""
+        return self.n
+
+
+class PerImage(Parameters):
+    """Base of what is asked of each image by itself."""
+
+    images_needed: ClassVar[tuple[int, int]] = (1, MAX_IMAGES)
+    row_per_image: ClassVar[bool] = True
+
+
 class Frames(Parameters):
     """Base of ``interpolate``: n images on the way from one latent to another.
 
@@ -131,6 +150,13 @@ def latent_from(latents: Latents, shape: Sequence[int]) -> Tensor:
             param="latents",
         )
     return values
+
+
+def drawn(parameters: FromPrior, shape: Sequence[int], source: torch.Generator) -> Tensor:
+    """The latent of one image: the client's own, or a draw from the prior."""
+    if parameters.latents is not None:
+        return latent_from(parameters.latents, shape)
+    return parameters.temperature * torch.randn(tuple(shape), generator=source)
 
 
 def ends(

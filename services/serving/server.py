@@ -82,7 +82,7 @@ def run(
     session = _make_session(Path(tempfile.gettempdir()))
     try:
         report("starting Ray")
-        _start(config, http, session)
+        _start(session)
         for number in STOP_SIGNALS:  # Ray has put its own in the place of ours
             signal.signal(number, stop)
         _deploy(config, http, store, session, report)
@@ -99,13 +99,12 @@ def run(
             signal.signal(number, handler)
 
 
-def _start(config: dict[str, Any], http: dict[str, Any], session: Path) -> None:
+def _start(session: Path) -> None:
     prepare(os.environ, session)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         p for p in (str(_root()), os.environ.get("PYTHONPATH", "")) if p
     )
     import ray  # noqa: PLC0415 - after the environment is set, which Ray reads on import
-    from ray import serve  # noqa: PLC0415
 
     ray.init(
         address="local",
@@ -117,8 +116,6 @@ def _start(config: dict[str, Any], http: dict[str, Any], session: Path) -> None:
         # Ray lets everybody write there; nobody else gets past the folder above.
         _temp_dir=str(session / RAY_FOLDER),
     )
-    serve.start(proxy_location=config.get("proxy_location", "HeadOnly"), http_options=http)
-    leftovers.explain_outage(session)
 
 
 def _deploy(
@@ -130,6 +127,8 @@ def _deploy(
 ) -> None:
     from ray import serve  # noqa: PLC0415 - as above
 
+    serve.start(proxy_location=config.get("proxy_location", "HeadOnly"), http_options=http)
+    leftovers.explain_outage(session)
     for application in config["applications"]:
         arguments = dict(application.get("args", {}))
         arguments["gateway"] = {**arguments.get("gateway", {}), **_bind(http)}

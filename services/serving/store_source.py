@@ -11,9 +11,8 @@ from threading import Lock
 import torch
 
 from model_store.manifest import Manifest
-from model_store.networks.opening import open_model
+from model_store.networks.opening import open_model, opened
 from model_store.store import Store
-from services.core.errors import InvalidManifest
 from services.core.network import Network, OpenedModel
 
 LOOK_SECONDS = 0.2
@@ -63,24 +62,9 @@ class StoreSource:
         manifest = self._store.get(name)
 
         def networks() -> Mapping[str, Network]:
-            opened = open_model(self._store, name, device, threads=self._threads)
-            if opened.id != manifest.id:
-                raise InvalidManifest(f"the store's '{name}' calls itself '{opened.id}'")
-            return opened.networks
+            return open_model(self._store, name, device, threads=self._threads).networks
 
-        return OpenedModel(
-            id=manifest.id,
-            family=manifest.family,
-            description=manifest.description,
-            owned_by=manifest.owned_by,
-            created=int(manifest.created.timestamp()) if manifest.created else 0,
-            resolution=manifest.resolution,
-            channels=manifest.channels,
-            pixel_range=manifest.pixel_range,
-            networks=LazyNetworks(manifest.networks, networks),
-            options=manifest.options,
-            card={"license": manifest.license, "metrics": manifest.metrics},
-        )
+        return opened(manifest, LazyNetworks(manifest.networks, networks))
 
 
 class LazyNetworks(Mapping[str, Network]):

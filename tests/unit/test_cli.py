@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner, Result
 
 from services.cli import app
-from services.cli_pictures import destinations
+from services.cli.pictures import destinations
 from services.families import discover
 from services.gateway.app import create_app
 from services.gateway.metrics import GatewayMetrics

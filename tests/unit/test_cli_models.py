@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from services.cli_models import models
+from services.cli.models import models
 from tests.unit.tiny_networks import write_model
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from services.core.parameters import Latents, Parameters
-from services.families.latent import MAX_IMAGES, Count, Frames
+from services.families.latent import Count, Frames, PerImage
 
 MAX_PROMPT = 2000
 MAX_BOUND_STEPS = 1000
@@ -84,11 +84,8 @@ class Interpolate(Sampled, Frames):
     """Parameters of ``interpolate``: images from noise between two seeds or two latents."""
 
 
-class Likelihood(Conditioned):
+class Likelihood(Conditioned, PerImage):
     """Parameters of ``likelihood``: the variational bound."""
-
-    images_needed: ClassVar[tuple[int, int]] = (1, MAX_IMAGES)
-    row_per_image: ClassVar[bool] = True
 
     steps: Annotated[
         int, Field(ge=2, le=MAX_BOUND_STEPS, description="Terms of the bound; more are tighter.")
@@ -99,10 +96,7 @@ class Likelihood(Conditioned):
     ] = 4
 
 
-class Encode(Conditioned):
+class Encode(Conditioned, PerImage):
     """Parameters of ``encode``: the noise that the deterministic sampler would start from."""
-
-    images_needed: ClassVar[tuple[int, int]] = (1, MAX_IMAGES)
-    row_per_image: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=2, le=1000)] = 50

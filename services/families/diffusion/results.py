@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +17,11 @@ from services.core.pixels import LEVELS, require_finite, to_pixels
 from services.core.trajectory import Result, Trajectory
 from services.families.diffusion.flights import Judgement
 from services.families.diffusion.options import DiffusionOptions
+from services.families.likelihood import judged
 from services.sampling.bounds import (
-    bits_per_dim,
     discretized_logistic_log_likelihood,
     gaussian_entropy,
-    percentile_among,
 )
-
-ANOMALOUS_PERCENTILE = 1.0
 
 
 class Renderer:
@@ -101,28 +97,21 @@ class Renderer:
             for reconstruction, diffusion in zip(reconstructions, row.diffusion, strict=True)
         ]
         require_finite(torch.tensor(estimates))
-        log_likelihood = fmean(estimates)
         count = len(estimates)
-        values: dict[str, Any] = {
-            "log_likelihood": log_likelihood,
-            "bits_per_dim": bits_per_dim(log_likelihood, row.pixels.numel()),
-            "kind": "lower_bound",
-            "std_error": stdev(estimates) / math.sqrt(count) if count > 1 else None,
-            "terms": {
+        return judged(
+            fmean(estimates),
+            dims=row.pixels.numel(),
+            kind="lower_bound",
+            terms={
                 "reconstruction": fmean(reconstructions),
                 "diffusion": -fmean(row.diffusion),
                 "ends": -rest,
                 "entropy": entropy,
             },
-            "samples": count,
-            "percentile": None,
-            "anomalous": None,
-        }
-        reference = self._options.reference_log_likelihoods
-        if reference:
-            percentile = percentile_among(log_likelihood, reference)
-            values |= {"percentile": percentile, "anomalous": percentile < ANOMALOUS_PERCENTILE}
-        return Result(values=values)
+            samples=count,
+            std_error=stdev(estimates) / math.sqrt(count) if count > 1 else None,
+            reference=self._options.reference_log_likelihoods,
+        )
 
     def _entropy(self, row: Judgement) -> float:
         """Of the posterior; in pixel space, of the uniform noise within a pixel's bin."""

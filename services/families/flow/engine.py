@@ -30,20 +30,15 @@ from services.families.latent import (
     LatentSpec,
     Options,
     check_frames,
+    drawn,
     ends,
     generator,
-    latent_from,
     unique_images,
 )
-from services.sampling.bounds import (
-    bits_per_dim,
-    importance_weighted_bound,
-    percentile_among,
-    standard_normal_log_density,
-)
+from services.families.likelihood import judged
+from services.sampling.bounds import importance_weighted_bound, standard_normal_log_density
 
 BIN_CENTER = 0.5
-ANOMALOUS_PERCENTILE = 1.0
 
 
 class FlowOptions(Options):
@@ -188,10 +183,8 @@ class FlowEngine(Engine):
             z = parameters.between(start, end, job.index)
         elif found:
             z = found[0]
-        elif parameters.latents is not None:
-            z = latent_from(parameters.latents, self.shape)
         else:
-            z = parameters.temperature * torch.randn(self.shape, generator=source)
+            z = drawn(parameters, self.shape, source)
         return Trajectory(job=job, workload=load, x=z, generator=source)
 
     def _offsets(self, row: Judgement) -> Tensor:
@@ -213,22 +206,15 @@ class FlowEngine(Engine):
         weights += torch.tensor([row.log_dets], dtype=torch.float64)
         mean, error = importance_weighted_bound(weights)
         count = len(row.log_priors)
-        log_likelihood = float(mean) + log_bin
-        values: dict[str, Any] = {
-            "log_likelihood": log_likelihood,
-            "bits_per_dim": bits_per_dim(log_likelihood, dims),
-            "kind": "exact" if count == 1 else "estimate",
-            "std_error": 0.0 if count == 1 else float(error),
-            "terms": {
+        return judged(
+            float(mean) + log_bin,
+            dims=dims,
+            kind="exact" if count == 1 else "estimate",
+            terms={
                 "log_prior": sum(row.log_priors) / count,
                 "log_det": sum(row.log_dets) / count + log_bin,
             },
-            "samples": count,
-            "percentile": None,
-            "anomalous": None,
-        }
-        reference = self.options.reference_log_likelihoods
-        if reference:
-            percentile = percentile_among(log_likelihood, reference)
-            values |= {"percentile": percentile, "anomalous": percentile < ANOMALOUS_PERCENTILE}
-        return Result(values=values)
+            samples=count,
+            std_error=0.0 if count == 1 else float(error),
+            reference=self.options.reference_log_likelihoods,
+        )

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
-from services.core.parameters import Latents, Parameters
-from services.families.latent import MAX_IMAGES, Count, FramesFromImages, Temperature
+from services.families.latent import FramesFromImages, FromPrior, PerImage
 
 MAX_SAMPLES = 1024
 
 
-class Generate(Parameters):
+class Generate(FromPrior):
     """Parameters of ``generate``: the inverse of draws from the base distribution."""
-
-    n: Count = 1
-    temperature: Temperature = 1.0
-    latents: Latents | None = None
-
-    def rows(self, images: int) -> int:  # noqa: ARG002 - takes no images
-        """One row per image to make."""
-        return self.n
 
 
 class Interpolate(FramesFromImages):
     """Parameters of ``interpolate``."""
 
 
-class _PerImage(Parameters):
-    images_needed: ClassVar[tuple[int, int]] = (1, MAX_IMAGES)
-    row_per_image: ClassVar[bool] = True
-
-
-class Reconstruct(_PerImage):
+class Reconstruct(PerImage):
     """Parameters of ``reconstruct``: through the flow and back, which changes nothing."""
 
 
-class Encode(_PerImage):
+class Encode(PerImage):
     """Parameters of ``encode``: the image's place in the base distribution."""
 
 
-class Likelihood(_PerImage):
+class Likelihood(PerImage):
     """Parameters of ``likelihood``."""
 
     samples: Annotated[

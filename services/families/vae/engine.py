@@ -23,11 +23,12 @@ from services.families.latent import (
     LatentSpec,
     Options,
     check_frames,
+    drawn,
     ends,
     generator,
-    latent_from,
     unique_images,
 )
+from services.families.likelihood import judged
 from services.families.vae.parameters import (
     Encode,
     Generate,
@@ -37,16 +38,12 @@ from services.families.vae.parameters import (
     Reconstruct,
 )
 from services.sampling.bounds import (
-    bits_per_dim,
     discretized_logistic_log_likelihood,
     gaussian_log_density,
     importance_weighted_bound,
     kl_to_standard_normal,
-    percentile_among,
     standard_normal_log_density,
 )
-
-ANOMALOUS_PERCENTILE = 1.0
 
 
 class Observation(BaseModel):
@@ -214,7 +211,7 @@ class VaeEngine(Engine):
             z = parameters.between(start, end, job.index)
             return Trajectory(job=job, workload=load, x=z, generator=source)
         if not found:
-            z = self._draw(parameters, source)
+            z = drawn(parameters, self.shape, source)
             return Trajectory(job=job, workload=load, x=z, generator=source)
         mean, log_variance = found[0]
         if job.name == "likelihood":
@@ -232,11 +229,6 @@ class VaeEngine(Engine):
         condition = {"log_variance": log_variance}
         return Trajectory(job=job, workload=load, x=mean, generator=source, condition=condition)
 
-    def _draw(self, parameters: Generate, source: torch.Generator) -> Tensor:
-        if parameters.latents is not None:
-            return latent_from(parameters.latents, self.shape)
-        return parameters.temperature * torch.randn(self.shape, generator=source)
-
     def _reconstruction(self, pixels: Tensor, images: Tensor) -> Tensor:
         """``log p(x | z)`` of 8-bit pixels: ``[n]``."""
         low, high = self.model.pixel_range
@@ -249,27 +241,20 @@ class VaeEngine(Engine):
         bound, error = importance_weighted_bound(weights)
         kl = kl_to_standard_normal(row.x[None].double(), row.log_variance[None].double())
         reconstruction = sum(row.reconstructions) / len(row.reconstructions)
-        log_likelihood = float(bound)
-        values: dict[str, Any] = {
-            "log_likelihood": log_likelihood,
-            "bits_per_dim": bits_per_dim(log_likelihood, row.pixels.numel()),
-            "kind": "lower_bound",
-            "std_error": float(error) if len(row.log_weights) > 1 else None,
-            "terms": {
+        return judged(
+            float(bound),
+            dims=row.pixels.numel(),
+            kind="lower_bound",
+            terms={
                 "reconstruction": reconstruction,
                 "kl": float(kl),
                 "elbo": reconstruction - float(kl),
-                "iwae": log_likelihood,
+                "iwae": float(bound),
             },
-            "samples": len(row.log_weights),
-            "percentile": None,
-            "anomalous": None,
-        }
-        reference = self.options.reference_log_likelihoods
-        if reference:
-            percentile = percentile_among(log_likelihood, reference)
-            values |= {"percentile": percentile, "anomalous": percentile < ANOMALOUS_PERCENTILE}
-        return Result(values=values)
+            samples=len(row.log_weights),
+            std_error=float(error) if len(row.log_weights) > 1 else None,
+            reference=self.options.reference_log_likelihoods,
+        )
 
     def _encoding(self, trajectory: Trajectory) -> Result:
         mean, log_variance = trajectory.x, trajectory.condition["log_variance"]

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
-from services.core.parameters import Latents, Parameters
-from services.families.latent import MAX_IMAGES, Count, Frames, FramesFromImages, Temperature
+from services.families.latent import Frames, FramesFromImages, FromPrior, PerImage
 
 MAX_SAMPLES = 1024
 
 
-class Generate(Parameters):
+class Generate(FromPrior):
     """Parameters of ``generate``: decode draws from the prior."""
-
-    n: Count = 1
-    temperature: Temperature = 1.0
-    latents: Latents | None = None
-
-    def rows(self, images: int) -> int:  # noqa: ARG002 - takes no images
-        """One row per image to make."""
-        return self.n
 
 
 class Interpolate(FramesFromImages):
@@ -32,12 +23,7 @@ class InterpolateSeeds(Frames):
     """Parameters of ``interpolate`` for a decoder alone."""
 
 
-class _PerImage(Parameters):
-    images_needed: ClassVar[tuple[int, int]] = (1, MAX_IMAGES)
-    row_per_image: ClassVar[bool] = True
-
-
-class Reconstruct(_PerImage):
+class Reconstruct(PerImage):
     """Parameters of ``reconstruct``: encode and decode again."""
 
     sample: Annotated[
@@ -45,11 +31,11 @@ class Reconstruct(_PerImage):
     ] = False
 
 
-class Encode(_PerImage):
+class Encode(PerImage):
     """Parameters of ``encode``: the posterior's mean and log variance."""
 
 
-class Likelihood(_PerImage):
+class Likelihood(PerImage):
     """Parameters of ``likelihood``: the importance-weighted bound of K samples."""
 
     samples: Annotated[

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from services import cli_options as options
-from services.cli_errors import one_sentence
-from services.cli_pictures import read_picture
-from services.cli_run import make_call, run
+from services.cli import options
+from services.cli.errors import one_sentence
+from services.cli.pictures import read_picture
+from services.cli.run import make_call, run
 from services.core.job import Answer, Task
 from services.gateway.answers import finite
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from services.cli_remote import RemoteBackend
+from services.cli.remote import RemoteBackend
 from services.core.backend import Backend
 from services.core.job import Answer, Call, Encoding, Task
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli_checks import CHECKS, Finding, Surroundings
+from services.cli.checks import CHECKS, Finding, Surroundings
 
 DOCTOR_HELP = """
 Exits with 1 if something is [red]broken[/red]; a [yellow]warning[/yellow] costs speed or safety.

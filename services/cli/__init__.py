@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from services.cli_doctor import DOCTOR_HELP, doctor
-from services.cli_errors import one_sentence
-from services.cli_generate import EDIT_EXAMPLES, GENERATE_EXAMPLES, edit, generate
-from services.cli_likelihood import ENCODE_EXAMPLES, LIKELIHOOD_EXAMPLES, encode, likelihood
-from services.cli_models import models
+from services.cli.doctor import DOCTOR_HELP, doctor
+from services.cli.errors import one_sentence
+from services.cli.generate import EDIT_EXAMPLES, GENERATE_EXAMPLES, edit, generate
+from services.cli.likelihood import ENCODE_EXAMPLES, LIKELIHOOD_EXAMPLES, encode, likelihood
+from services.cli.models import models
 
 SERVE_EXAMPLES = """
 [bold]Examples[/bold]
@@ -100,6 +100,3 @@ app.command(epilog=LIKELIHOOD_EXAMPLES)(likelihood)
 app.command(epilog=ENCODE_EXAMPLES)(encode)
 app.add_typer(models, name="models")
 app.command(epilog=DOCTOR_HELP)(doctor)
-
-if __name__ == "__main__":
-    app()

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from services import cli_options as options
-from services.cli_errors import one_sentence
-from services.cli_pictures import format_for, read_picture, write_pictures
-from services.cli_run import make_call, run
+from services.cli import options
+from services.cli.errors import one_sentence
+from services.cli.pictures import format_for, read_picture, write_pictures
+from services.cli.run import make_call, run
 from services.core.errors import InvalidParameter
 from services.core.job import Encoding, Task
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from model_store.store import Entry, Store, default_root
-from services.core.errors import AtelierError
+from services.cli.errors import one_sentence
 
 models = typer.Typer(
     help="List, inspect, verify, add and remove models.", no_args_is_help=True, add_completion=False
@@ -37,7 +35,7 @@ NameArgument = Annotated[str, typer.Argument(help="The model's name.", show_defa
 @models.command("list")
 def list_models(store: StoreOption = None, *, as_json: JsonOption = False) -> None:
     """List the models that can be served."""
-    with _one_sentence():
+    with one_sentence():
         entries = _open(store).entries()
     if as_json:
         typer.echo(json.dumps([_summary(entry) for entry in entries], indent=2))
@@ -51,7 +49,7 @@ def list_models(store: StoreOption = None, *, as_json: JsonOption = False) -> No
 @models.command()
 def show(name: NameArgument, store: StoreOption = None, *, as_json: JsonOption = False) -> None:
     """Show a model's manifest and the numbers on its card."""
-    with _one_sentence():
+    with one_sentence():
         entry = _open(store).entry(name)
     manifest = entry.manifest.model_dump(mode="json", exclude_defaults=not as_json)
     if as_json:
@@ -77,7 +75,7 @@ def verify(
 ) -> None:
     """Read every file again and compare it with its digest; exit with 1 on a problem."""
     console, found = Console(soft_wrap=True), 0
-    with _one_sentence():
+    with one_sentence():
         shelf = _open(store)
         for model_id in [name] if name is not None else shelf.ids():
             problems = shelf.verify(model_id)
@@ -112,7 +110,7 @@ def add(
     from model_store.addition import add_model  # noqa: PLC0415 - torch takes a second to import
 
     console = Console(soft_wrap=True)
-    with _one_sentence(), console.status("trying its networks"):
+    with one_sentence(), console.status("trying its networks"):
         addition = add_model(_open(store), path, name=name, family=family)
     for note in addition.notes:
         console.print(f"[dim]{escape(note)}[/dim]")
@@ -123,20 +121,9 @@ def add(
 @models.command()
 def remove(name: NameArgument, store: StoreOption = None) -> None:
     """Remove one of your models, and the files that no other model uses."""
-    with _one_sentence():
+    with one_sentence():
         _open(store).remove(name)
     Console(soft_wrap=True).print(f"removed '{escape(name)}'")
-
-
-@contextlib.contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Show an error as a sentence on stderr and exit with 1, without a traceback."""
-    try:
-        yield
-    except (AtelierError, OSError) as error:
-        text = error.message if isinstance(error, AtelierError) else str(error)
-        Console(stderr=True, soft_wrap=True).print(f"[red]{escape(text)}[/red]")
-        raise typer.Exit(1) from error
 
 
 def _open(root: Path | None) -> Store:

@@ -1,0 +1,48 @@
+"""The answer of every family that can judge an image, in one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.core.model import LikelihoodKind
+from services.core.trajectory import Result
+from services.sampling.bounds import bits_per_dim, percentile_among
+
+ANOMALOUS_PERCENTILE = 1.0
+
+
+def judged(
+    log_likelihood: float,
+    *,
+    dims: int,
+    kind: LikelihoodKind,
+    terms: Mapping[str, float],
+    samples: int,
+    std_error: float | None,
+    reference: Sequence[float] | None,
+) -> Result:
+    """The result of a likelihood job.
+
+    Args:
+        log_likelihood: of the 8-bit image, in nats.
+        dims: values of the image, over which bits are spread.
+        kind: what the number is.
+        terms: what it is made of, in nats.
+        samples: draws behind it.
+        std_error: of the log-likelihood, in nats; ``None`` where one draw cannot tell.
+        reference: ascending quantiles of log-likelihoods of held-out images. Below their
+            `ANOMALOUS_PERCENTILE` an image is called anomalous.
+    """
+    percentile = percentile_among(log_likelihood, reference) if reference else None
+    values: dict[str, Any] = {
+        "log_likelihood": log_likelihood,
+        "bits_per_dim": bits_per_dim(log_likelihood, dims),
+        "kind": kind,
+        "std_error": std_error,
+        "terms": dict(terms),
+        "samples": samples,
+        "percentile": percentile,
+        "anomalous": None if percentile is None else percentile < ANOMALOUS_PERCENTILE,
+    }
+    return Result(values=values)
