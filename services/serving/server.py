@@ -155,13 +155,14 @@ def _stop() -> None:
     from ray import serve  # noqa: PLC0415
 
     if ray.is_initialized():
-        # Serve would end the proxy together with the replicas, and with it the answers to what
-        # they still work on. So the replicas end first.
+        # First the replicas, which finish what they have accepted, while the proxy still stands.
         for name in serve.status().applications:
             with contextlib.suppress(TimeoutError):
                 serve.delete(name)
-        serve.shutdown()
         ray.shutdown()
+        # Serve would end its controller and then wait half a minute for the controller's answer;
+        # now it is gone, and there is only the client to forget.
+        serve.shutdown()
 
 
 def _bind(http: dict[str, Any]) -> dict[str, Any]:
