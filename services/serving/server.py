@@ -159,10 +159,8 @@ def _stop() -> None:
         for name in serve.status().applications:
             with contextlib.suppress(TimeoutError):
                 serve.delete(name)
+        # Not by serve.shutdown: it ends the controller and then waits for the controller's answer.
         ray.shutdown()
-        # Serve would end its controller and then wait half a minute for the controller's answer;
-        # now it is gone, and there is only the client to forget.
-        serve.shutdown()
 
 
 def _bind(http: dict[str, Any]) -> dict[str, Any]:
