@@ -22,7 +22,6 @@ ASK = {
     "model": "shapes-ldm",
     "prompt": "a red star",
     "seed": 1,
-    "n": 2,
     "steps": 5,
     "sampler": "euler",
     "guidance_scale": 1.0,
@@ -53,9 +52,9 @@ def test_known_traffic_is_counted_exactly(server: Server):
     assert grown == {
         "answered": 3,
         "timed": 3,
-        "images": 3 * ASK["n"],
+        "images": 3,
         "evaluations": 3 * (ASK["steps"] + 1),
-        "rows": 3 * (ASK["steps"] + 1) * ASK["n"],
+        "rows": 3 * (ASK["steps"] + 1),
         "unknown": 1,
         "refused": 1,
     }
