@@ -31,6 +31,5 @@ def save_sheet(
     grid = framed[: rows * columns].view(rows, columns, 3, height + 1, width + 1)
     pixels = grid.permute(0, 3, 1, 4, 2).reshape(rows * (height + 1), columns * (width + 1), 3)
     picture = Image.fromarray(pixels[:-1, :-1].contiguous().numpy())
-    picture = picture.quantize(256, dither=Image.Dither.NONE)
     size = (picture.width * zoom, picture.height * zoom)
     picture.resize(size, Image.Resampling.NEAREST).save(path, optimize=True)

@@ -241,7 +241,9 @@ def card(summary: str) -> Card:
         data=shapes.DATA_CARD,
         training=f"{summary} at batch {BATCH} on one CPU thread: relativistic pairing loss, "
         "zero-centred penalties by random differences, an auxiliary label reader, Adam, and an "
-        "average of the generator's weights. Depth is spent at 8x8.",
+        "average of the generator's weights. It works on the latents of the autoencoder of "
+        "`shapes-ldm`, whose decoder is part of the network. The discriminator first spends "
+        f"{READING_MINUTES:.0f} minutes learning to read the six factors.",
         measured="Read by a factor classifier that was trained apart (98% of held-out real shapes "
         "read right), on fresh noise. `evenness` is each factor's entropy over its largest.",
         limits=(

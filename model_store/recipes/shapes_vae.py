@@ -227,6 +227,8 @@ def card(summary: str) -> Card:
         "trained apart.",
         limits=(
             "A lower bound on the likelihood, no exact value.",
+            "Corners come out round: see `reconstruction_factor_accuracy.shape`; it has not been "
+            "trained long enough to draw polygons.",
             "Samples from the prior can fall between two shapes or two colors; they are softer "
             "than reconstructions.",
             "Made images for tests and demonstrations; no photographs, no people.",

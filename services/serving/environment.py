@@ -28,6 +28,9 @@ SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
+    # A replica that is told to stop goes on listening for this long, so that the proxy can learn of
+    # it; Ray would wait 30 s for load balancers far away.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     # Ray would have the engines stand back for whatever else runs on the machine.
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -30,7 +30,7 @@ APART = [
 ]
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before pytest itself selects by mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts servers, and let the tests of one server follow one another."""
     here = Path(__file__).parent

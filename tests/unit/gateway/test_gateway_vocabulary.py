@@ -31,6 +31,8 @@ def test_the_gateway_knows_every_parameter_of_the_family(family: str) -> None:
     importlib.import_module(f"services.families.{family}")
     requests = (GenerateRequest, EditRequest, LikelihoodRequest, EncodeRequest)
     said = {name for request in requests for name in request.model_fields}
-    for kind in _kinds(Parameters):
+    kinds = [kind for kind in _kinds(Parameters) if kind.__module__.startswith("services.")]
+    assert kinds
+    for kind in kinds:
         unknown = set(kind.model_fields) - said
         assert not unknown, f"{kind.__module__}.{kind.__name__}: {unknown}"
