@@ -1,20 +1,23 @@
 """Images per second of each built-in model: the bare network, the loop in process, and over HTTP.
 
-``make bench``, or ``python -m loadtests.throughput [--seconds 8] [--models ...]``. The three are
-measured one after the other in one run and told as ratios, since machines differ and are shared.
+``make bench``, or ``python -m loadtests.throughput [--rounds 5] [--models ...]``. Machines differ,
+are shared, and drift: the three are measured in turn, in rounds of a few seconds, with the server
+up all the time, and what counts is the median over rounds of their ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -27,8 +30,9 @@ from services.core.network import Network
 from services.serving.in_process import InProcessBackend
 from services.serving.local import local_backend
 
-CONCURRENCY = 64
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+CONCURRENCY = 32
+WARM_UP_SECONDS = 3.0
+BATCH_SIZES = (8, 16, 32, 64)
 REQUESTS: dict[str, dict[str, Any]] = {
     "shapes-ldm": {
         "prompt": "a large red star at the top left on black",
@@ -43,86 +47,98 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Images per second of one model."""
+class Round:
+    """Images per second of one model, the three measured one right after the other."""
 
     network: float
     loop: float
     http: float
 
-    def as_json(self) -> dict[str, float]:
-        """With the ratios that matter."""
-        return {
-            "network_images_per_second": round(self.network, 2),
-            "loop_images_per_second": round(self.loop, 2),
-            "http_images_per_second": round(self.http, 2),
-            "loop_over_network": round(self.loop / self.network, 3),
-            "http_over_loop": round(self.http / self.loop, 3),
-        }
+
+def summary(rounds: Sequence[Round]) -> dict[str, float]:
+    """Medians over rounds of the rates and of their ratios, and the ratios' range."""
+    kept = {
+        "network_images_per_second": [r.network for r in rounds],
+        "loop_images_per_second": [r.loop for r in rounds],
+        "http_images_per_second": [r.http for r in rounds],
+        "loop_over_network": [r.loop / r.network for r in rounds],
+        "http_over_loop": [r.http / r.loop for r in rounds],
+    }
+    found = {name: round(statistics.median(values), 3) for name, values in kept.items()}
+    for name in ("loop_over_network", "http_over_loop"):
+        found[f"{name}_least"] = round(min(kept[name]), 3)
+        found[f"{name}_most"] = round(max(kept[name]), 3)
+    return found
 
 
-def best_seconds_per_row(network: Network, rows: Callable[[int], dict[str, torch.Tensor]]) -> float:
-    """The least time per row over batch sizes: the median of several evaluations of each."""
-    best = float("inf")
-    for size in BATCH_SIZES:
-        inputs = rows(size)
-        network(**inputs)
-        times = []
-        for _ in range(7):
+def seconds_per_row(network: Network, sizes: Sequence[int], seconds: float) -> dict[int, float]:
+    """Mean time per row at each batch size, evaluated in turn until the time is up."""
+    inputs = {size: random_rows(network, size) for size in sizes}
+    times: dict[int, list[float]] = {size: [] for size in sizes}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or not times[sizes[-1]]:
+        for size, given in inputs.items():
             started = time.perf_counter()
-            network(**inputs)
-            times.append(time.perf_counter() - started)
-        best = min(best, sorted(times)[len(times) // 2] / size)
-    return best
+            network(**given)
+            times[size].append(time.perf_counter() - started)
+    return {size: statistics.mean(found) / size for size, found in times.items()}
 
 
-def random_rows(network: Network) -> Callable[[int], dict[str, torch.Tensor]]:
-    """Inputs of a network's own shapes and types, for any number of rows."""
-
-    def make(count: int) -> dict[str, torch.Tensor]:
-        return {
-            name: torch.randn(count, *(side or 1 for side in spec.shape))
-            if spec.dtype.is_floating_point
-            else torch.zeros(count, *(side or 1 for side in spec.shape), dtype=spec.dtype)
-            for name, spec in network.inputs.items()
-        }
-
-    return make
+def random_rows(network: Network, count: int) -> dict[str, torch.Tensor]:
+    """Inputs of a network's own shapes and types."""
+    return {
+        name: torch.randn(count, *(side or 1 for side in spec.shape))
+        if spec.dtype.is_floating_point
+        else torch.zeros(count, *(side or 1 for side in spec.shape), dtype=spec.dtype)
+        for name, spec in network.inputs.items()
+    }
 
 
-def network_rate(engine: Engine, job: Job[Any]) -> float:
-    """Images per second of a model's networks alone, each at its best batch."""
-    networks = engine.model.networks
-    load = engine.workload(job)
-    last = networks[{"gan": "generator", "flow": "inverse"}.get(engine.family, "decoder")]
-    seconds = best_seconds_per_row(last, random_rows(last))
-    if load.evaluations:
-        denoiser = networks["denoiser"]
-        row = best_seconds_per_row(denoiser, random_rows(denoiser))
-        seconds += load.evaluations * load.rows * row
-    return 1 / seconds
+class BareNetworks:
+    """What a model's networks do for one image, each at its best batch."""
+
+    def __init__(self, engine: Engine, job: Job[Any], seconds: float) -> None:
+        """Find the best batches, with some seconds for each network."""
+        load, networks = engine.workload(job), engine.model.networks
+        last = {"gan": "generator", "flow": "inverse"}.get(engine.family, "decoder")
+        uses = [(networks[last], 1)]
+        if load.evaluations:
+            uses.append((networks["denoiser"], load.evaluations * load.rows))
+        self._uses = []
+        for network, count in uses:
+            found = seconds_per_row(network, BATCH_SIZES, seconds)
+            self._uses.append((network, count, min(found, key=lambda size: found[size])))
+
+    def rate(self, seconds: float) -> float:
+        """Images per second, measured now."""
+        share = seconds / len(self._uses)
+        costs = [
+            count * seconds_per_row(network, [size], share)[size]
+            for network, count, size in self._uses
+        ]
+        return 1 / sum(costs)
 
 
 async def saturate(send: Callable[[int], Awaitable[None]], seconds: float) -> float:
-    """Images per second with `CONCURRENCY` callers that never pause, after a warm-up."""
-    done, counting = 0, False
+    """Images per second with `CONCURRENCY` callers that never pause, after a warm-up.
+
+    Rows that step together also end together, so that answers come in waves and counting them
+    between two moments is off by up to a wave at both ends. The slope of the line through the
+    number done over time is not.
+    """
+    times: list[float] = []
     numbers = iter(range(1 << 40))
-    end = time.monotonic() + seconds + 1.0
+    started = time.monotonic()
+    end = started + WARM_UP_SECONDS + seconds
 
     async def caller() -> None:
-        nonlocal done
         while time.monotonic() < end:
             await send(next(numbers))
-            done += counting
+            times.append(time.monotonic() - started)
 
-    callers = [asyncio.create_task(caller()) for _ in range(CONCURRENCY)]
-    await asyncio.sleep(1.0)
-    counting, started = True, time.monotonic()
-    await asyncio.sleep(seconds)
-    counting, elapsed = False, time.monotonic() - started
-    rate = done / elapsed
-    await asyncio.gather(*callers)
-    return rate
+    await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
+    measured = np.array([t for t in times if WARM_UP_SECONDS <= t <= WARM_UP_SECONDS + seconds])
+    return float(np.polyfit(measured, np.arange(len(measured)), 1)[0])
 
 
 async def loop_rate(backend: InProcessBackend, model: str, seconds: float) -> float:
@@ -150,45 +166,47 @@ async def http_rate(address: str, model: str, seconds: float) -> float:
         return await saturate(send, seconds)
 
 
-def in_process(models: list[str], seconds: float) -> dict[str, tuple[float, float]]:
-    """Rates of the bare networks and of the loop."""
-    backend = local_backend()
-    found = {}
-    for name in models:
-        model = backend.registry.load(name)
-        call = Call("bench", name, Task.GENERATE, {**REQUESTS[name], "seed": 0})
-        network = network_rate(model.engine, model.engine.jobs(call)[0])
-        found[name] = network, asyncio.run(loop_rate(backend, name, seconds))
-    backend.close()
-    return found
-
-
-def over_http(models: list[str], seconds: float, config: Path) -> dict[str, float]:
-    """Rates over HTTP."""
-    with serving(config) as address:
-        return {name: asyncio.run(http_rate(address, name, seconds)) for name in models}
+def measured(
+    backend: InProcessBackend, address: str, model: str, rounds: int, seconds: float
+) -> dict[str, float]:
+    """One model's rates in several rounds."""
+    engine = backend.registry.load(model).engine
+    job = engine.jobs(Call("bench", model, Task.GENERATE, {**REQUESTS[model], "seed": 0}))[0]
+    networks = BareNetworks(engine, job, seconds)
+    found = []
+    for number in range(rounds):
+        Console().print(f"{model}: round {number + 1} of {rounds}")
+        before = networks.rate(seconds / 4)
+        loop = asyncio.run(loop_rate(backend, model, seconds))
+        bare = (before + networks.rate(seconds / 4)) / 2
+        found.append(Round(bare, loop, asyncio.run(http_rate(address, model, seconds))))
+    return summary(found)
 
 
 def main() -> None:
     """Measure, print, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--models", nargs="*", default=list(REQUESTS))
     parser.add_argument("--config", type=Path, default=ROOT / "deploy" / "serve.yaml")
     options = parser.parse_args()
     machine = hardware.describe()
-    local = in_process(options.models, options.seconds)
-    http = over_http(options.models, options.seconds, options.config)
-    rates = {name: Rates(*local[name], http[name]) for name in options.models}
+    backend = local_backend()
+    with serving(options.config) as address:
+        rates = {
+            name: measured(backend, address, name, options.rounds, options.seconds)
+            for name in options.models
+        }
+    backend.close()
 
     table = Table(title=f"images per second on {machine['processor']}, {machine['cores']} cores")
     for heading in ("model", "bare network", "loop", "HTTP", "loop / network", "HTTP / loop"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, rate in rates.items():
-        numbers = rate.as_json().values()
-        table.add_row(name, *(f"{number:,.2f}" for number in numbers))
+        table.add_row(name, *(f"{number:,.2f}" for number in list(rate.values())[:5]))
     Console().print(table)
-    result = {"machine": machine, "models": {n: r.as_json() for n, r in rates.items()}}
+    result = {"machine": machine, "rounds": options.rounds, "models": rates}
     Console().print(f"kept in {hardware.keep('throughput', result).relative_to(ROOT)}")
 
 

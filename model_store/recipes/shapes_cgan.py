@@ -2,7 +2,9 @@
 
 Relativistic pairing loss with zero-centred penalties on real and made images (Huang et al., 2024,
 arXiv:2501.05441), the penalties by random differences (Lin et al., 2025, arXiv:2501.08316, section
-3.3), so that no second derivative is needed. The label is the shape.
+3.3), so that no second derivative is needed. Half of what the discriminator sees carries noise, as
+in Diffusion-GAN (Wang et al., 2023, arXiv:2206.02262): a reader of clean latents is fooled by
+generators, one of noisy latents far less. The label is the shape.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ PENALTY_WEIGHT = 200.0
 LABEL_WEIGHT = 0.5
 READING_MINUTES = 5.0
 READING_WEIGHT = 1.0
+LARGEST_NOISE = 0.6
 POOL = 60_000
 LABELS = shapes.FACTORS["shape"]
 CONFIG = {"labels": len(LABELS), "latent": LATENT, "style": 128, "width": 64, "blocks": 2}
@@ -52,6 +55,12 @@ def reading_loss(logits: Tensor, factors: Tensor) -> Tensor:
     parts = logits.split([len(values) for values in shapes.FACTORS.values()], dim=1)
     losses = [functional.cross_entropy(part, factors[:, i]) for i, part in enumerate(parts)]
     return torch.stack(losses).mean()
+
+
+def blurred(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """``[n, ...]`` with Gaussian noise on half of the rows, of up to `LARGEST_NOISE`."""
+    level = (2 * torch.rand(len(latents), 1, 1, 1, generator=generator) - 1).clamp(min=0)
+    return latents + LARGEST_NOISE * level * torch.randn(latents.shape, generator=generator)
 
 
 def discriminator_loss(
@@ -129,7 +138,7 @@ def train(options: argparse.Namespace) -> tuple[ConditionalGenerator, str]:
     generator = full.generator
     discriminator = ProjectionDiscriminator(standardizer.scale.sqrt(), len(LABELS), READINGS)
     learn_to_read(discriminator, latents, factors, options)
-    average = averaged(generator, 0.998)
+    average = averaged(generator, 0.999)
     optimizer_g = torch.optim.Adam(generator.parameters(), lr=PEAK_RATE, betas=(0.0, 0.99))
     optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=PEAK_RATE, betas=(0.0, 0.99))
     run = Run(
@@ -154,6 +163,7 @@ def train(options: argparse.Namespace) -> tuple[ConditionalGenerator, str]:
         rows = torch.randint(len(latents), (BATCH,), generator=run.generator)
         real, seen = latents[rows], factors[rows]
         fake = generator(torch.randn(BATCH, LATENT, generator=run.generator), seen[:, 0])
+        real, fake = blurred(real, run.generator), blurred(fake, run.generator)
         noise = torch.randn(PENALIZED, *real.shape[1:], generator=run.generator)
         loss_d, score_real = discriminator_loss(discriminator, real, fake.detach(), seen, noise)
         optimizer_d.zero_grad(set_to_none=True)

@@ -18,7 +18,11 @@ MEASURING_SECONDS = 1.5
 WORTHLESS = 1.5
 """So are batches beyond one whose rows cost this much more than the cheapest."""
 UNMEASURED_SECONDS = 0.02
-LEARNING_RATE = 0.05
+SPEED_RATE = 0.05
+"""How fast a curve follows the hardware's speed, which moves all its points alike."""
+SHAPE_RATE = 0.005
+"""How fast a point moves against the others. Only the sizes in use are observed: were they as quick
+to move as the whole, any slow moment would make the sizes not in use look better."""
 OUTLIER = 2.0
 KNEE_TOLERANCE = 0.05
 
@@ -26,8 +30,9 @@ KNEE_TOLERANCE = 0.05
 class CostCurve:
     """Seconds that one evaluation of a number of rows takes.
 
-    Linear between measured sizes. Observations while serving move the measured points slowly, so
-    that a curve follows the hardware it runs on but not its noise.
+    Linear between measured sizes. Observations while serving move the whole curve slowly, and the
+    points next to them against the others far more slowly, so that a curve follows the hardware it
+    runs on but not its noise.
     """
 
     def __init__(self, points: dict[int, float]) -> None:
@@ -61,11 +66,12 @@ class CostCurve:
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from one evaluation."""
         expected = self.seconds(rows)
-        ratio = min(max(seconds / expected, 1 / OUTLIER), OUTLIER)
+        surprise = min(max(seconds / expected, 1 / OUTLIER), OUTLIER) - 1
         left, right, share = self._bracket(rows)
-        self._seconds[left] *= 1 + LEARNING_RATE * (1 - share) * (ratio - 1)
+        self._seconds = [s * (1 + SPEED_RATE * surprise) for s in self._seconds]
+        self._seconds[left] *= 1 + SHAPE_RATE * (1 - share) * surprise
         if right != left:
-            self._seconds[right] *= 1 + LEARNING_RATE * share * (ratio - 1)
+            self._seconds[right] *= 1 + SHAPE_RATE * share * surprise
 
     def _bracket(self, rows: int) -> tuple[int, int, float]:
         """Indices of the measured sizes around ``rows`` and how far between them it lies."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import random
 import socket
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -47,6 +49,9 @@ PORTS = (
 )
 
 
+OWN_PORTS = range(20_000, 30_000)
+
+
 def prepare(environment: MutableMapping[str, str], session: Path) -> None:
     """Set the switches that the operator has not set.
 
@@ -69,12 +74,23 @@ def prepare(environment: MutableMapping[str, str], session: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that nobody listens on now, from a range in which nobody else looks for one.
+
+    HAProxy binds them seconds later. Any program's outgoing connection may take a port of the
+    system's ephemeral range (from 32768 on) in the meantime; Ray's workers begin at 10002, its
+    replicas at 30000.
+
+    Raises:
+        OSError: fewer than ``count`` are free.
+    """
+    found: list[int] = []
+    for port in random.sample(OWN_PORTS, len(OWN_PORTS)):
+        if len(found) == count:
+            return found
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+    raise OSError(errno.EADDRINUSE, f"no {count} ports are free in {OWN_PORTS}")

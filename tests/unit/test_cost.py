@@ -57,7 +57,15 @@ def test_one_outlier_moves_a_curve_by_a_few_percent_at_most() -> None:
         curve = CostCurve({1: 0.01, 8: 0.02})
         curve.observe(8, seconds)
         assert curve.seconds(8) == pytest.approx(0.02, rel=0.06)
-        assert curve.seconds(1) == 0.01
+        assert curve.seconds(1) == pytest.approx(0.01, rel=0.06)
+
+
+def test_a_slow_moment_does_not_move_the_knee() -> None:
+    curve = CostCurve({16: 16 * 0.0024, 32: 32 * 0.0022, 64: 64 * 0.0022})
+    for _ in range(60):
+        curve.observe(32, 1.2 * 32 * 0.0022)
+    assert curve.seconds(32) == pytest.approx(1.2 * 32 * 0.0022, rel=0.02)
+    assert curve.knee() == 32
 
 
 def test_what_was_never_measured_is_guessed_and_then_learned() -> None:

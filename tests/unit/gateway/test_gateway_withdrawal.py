@@ -111,7 +111,7 @@ def test_the_next_request_is_unharmed(build: Any, backend: Any) -> None:
 def test_a_passed_deadline_cancels_the_run(build: Any, backend: Any, registry: Any) -> None:
     async def scenario() -> None:
         backend.held = asyncio.Event()
-        body = json.dumps({"model": "shapes-ldm", "deadline": 0.05}).encode()
+        body = json.dumps({"model": "shapes-ldm", "deadline": 0.5}).encode()
         connection = Connection(body)
         await asyncio.wait_for(connection.open(build(deadline_grace=0.01)), 5)
         assert connection.status == 504
