@@ -34,7 +34,11 @@ class CatalogFolder:
         if not self.root.is_dir():
             return []
         names = [path.name for path in self.root.iterdir() if is_model_id(path.name)]
-        return [n for n in names if any((self.root / n / m).is_file() for m in MANIFEST_NAMES)]
+        return [name for name in names if self.holds(name)]
+
+    def holds(self, model_id: str) -> bool:
+        """Whether there is a manifest in the folder of that name."""
+        return any((self.root / model_id / name).is_file() for name in MANIFEST_NAMES)
 
     def manifest(self, model_id: str) -> Manifest:
         """The manifest in the folder ``model_id``, which `ids` has named."""

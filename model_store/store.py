@@ -40,6 +40,10 @@ class Source(Protocol):
         """Names of the models that are there now."""
         ...
 
+    def holds(self, model_id: str) -> bool:
+        """Whether ``model_id``, which is a possible name, is one of `ids`; looks at it alone."""
+        ...
+
     def manifest(self, model_id: str) -> Manifest:
         """The manifest of one of `ids`."""
         ...
@@ -181,7 +185,7 @@ class Store:
     def check_free(self, model_id: str) -> None:
         """Refuse a name that is taken; raises `ModelExists`."""
         for source in self._sources:
-            if model_id in source.ids():
+            if source.holds(model_id):
                 raise ModelExists(
                     f"the name '{model_id}' is taken by a model of the {source.origin}; "
                     "choose another with --name, or remove that one first"
@@ -205,7 +209,7 @@ class Store:
     def _source(self, model_id: str) -> Source:
         if is_model_id(model_id):
             for source in self._sources:
-                if model_id in source.ids():
+                if source.holds(model_id):
                     return source
         known = self.ids()
         offers = near(model_id, known) or known[:3]

@@ -43,6 +43,10 @@ class UserStore:
         names = [p.name.removesuffix(MANIFEST_SUFFIX) for p in self._models.glob("*.json")]
         return [name for name in names if is_model_id(name)]
 
+    def holds(self, model_id: str) -> bool:
+        """Whether a model of that name is stored."""
+        return self._path(model_id).exists()
+
     def manifest(self, model_id: str) -> Manifest:
         """The stored manifest of ``model_id``, which `ids` has named."""
         manifest = self._cache.get(self._path(model_id))

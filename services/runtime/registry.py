@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Lock, RLock
 
 import torch
@@ -41,6 +42,11 @@ class LoadedModel:
     def id(self) -> str:
         """The model's name."""
         return self.engine.model.id
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """What the model says of itself; the schemas in it take milliseconds to make."""
+        return self.engine.describe()
 
 
 class Registry:
@@ -94,7 +100,7 @@ class Registry:
 
     def describe(self, name: str) -> ModelInfo:
         """What a model says of itself; opens no network."""
-        return self.find(name).engine.describe()
+        return self.find(name).info
 
     def find(self, name: str) -> LoadedModel:
         """A model, described but perhaps not loaded. Picks up a changed one.

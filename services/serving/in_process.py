@@ -129,7 +129,7 @@ class InProcessBackend:
 
     async def model(self, name: str) -> ModelInfo:
         """See `Backend.model`."""
-        info = await asyncio.to_thread(self.registry.describe, name)
+        info = self.registry.describe(name)
         return replace(info, loaded=name in self.registry.loaded())
 
     async def status(self) -> Sequence[PoolStatus]:
