@@ -2,14 +2,15 @@
 
 Preemption is free: a trajectory that is not in this batch simply waits, state in hand. So the most
 urgent row leads, by deadline and not by arrival; rows that can share its evaluation fill the batch
-up to the knee of the cost curve, most urgent first; those among them that are new are prepared
-first, so that they join that very evaluation; rows that can no longer make their deadline stand
-back for those that still can; and a row that has stood back for too long goes first, so nothing
-starves.
+up to the knee of the cost curve, most urgent first, as long as the evaluation takes none of them past
+its deadline; those among them that are new are prepared first, so that they join that very
+evaluation; rows that can no longer make their deadline stand back for those that still can; and a
+row that has stood back for too long goes first, so nothing starves.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from services.runtime.ticket import Ticket
@@ -34,19 +35,36 @@ def row_limit(ticket: Ticket) -> int:
     return min(knee, ticket.model.caps.get((ticket.target, ticket.key), knee))
 
 
+def affordable_seconds(ticket: Ticket, now: float) -> float:
+    """How long each evaluation may take for the ticket to make its deadline.
+
+    Never less than it takes alone, and without limit where the deadline is lost already.
+    """
+    if now + ticket.remaining_solo > ticket.deadline:
+        return math.inf
+    if ticket.target == "decode":
+        return max(ticket.decode_solo, ticket.deadline - now)
+    slack = ticket.deadline - now - ticket.decode_solo
+    return max(ticket.step_solo, slack / ticket.remaining_evaluations)
+
+
 def form_batch(tickets: Iterable[Ticket], now: float) -> Sequence[Ticket]:
     """The tickets to evaluate next, all in one stage; empty only when there are none."""
     ordered = sorted(tickets, key=lambda t: urgency(t, now))
     if not ordered:
         return ()
     lead = ordered[0]
-    group, room = lead.group, row_limit(lead) - lead.rows
-    batch = [lead]
+    curve = lead.model.costs.curve(lead.target, lead.key)
+    group, limit, rows = lead.group, row_limit(lead), lead.rows
+    batch, allowed = [lead], affordable_seconds(lead, now)
     for ticket in ordered[1:]:
-        if room <= 0:
+        if rows >= limit:
             break
-        if ticket.group == group and ticket.rows <= room:
+        if ticket.group != group or rows + ticket.rows > limit:
+            continue
+        allowed_with_it = min(allowed, affordable_seconds(ticket, now))
+        if curve.seconds(rows + ticket.rows) <= allowed_with_it:
             batch.append(ticket)
-            room -= ticket.rows
+            rows, allowed = rows + ticket.rows, allowed_with_it
     newcomers = [ticket for ticket in batch if ticket.stage == "prepare"]
     return newcomers[: lead.model.prepare_limit] or batch

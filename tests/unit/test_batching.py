@@ -6,6 +6,7 @@ import torch
 
 from services.core.trajectory import Trajectory, Workload
 from services.runtime.batching import PATIENCE_SECONDS, form_batch
+from services.runtime.cost import CostCurve, Costs
 from services.runtime.registry import LoadedModel
 from services.runtime.ticket import Ticket
 from tests.engines import ScriptedEngine, scripted, work
@@ -13,6 +14,15 @@ from tests.engines import ScriptedEngine, scripted, work
 
 def model(knee: int = 4, name: str = "scripted") -> LoadedModel:
     return scripted(ScriptedEngine(name=name), knee=knee, keys=("shared", "other"))
+
+
+def slowing(rows: int) -> LoadedModel:
+    """A model whose evaluations take 10 ms and a bit less for every further row; no knee below."""
+    here = model(knee=rows)
+    points = {n: 0.01 * n * (1 - 0.02 * n / rows) for n in range(1, rows + 1)}
+    points[rows] *= 0.8
+    here.costs = Costs({("step", "shared"): CostCurve(points)})
+    return here
 
 
 def ticket(
@@ -89,6 +99,30 @@ def test_only_rows_that_can_share_the_leaders_evaluation_join_it() -> None:
         ticket("mate", here, deadline=5, done=7),
     ]
     assert names(form_batch(rows, 0.0)) == ["lead", "mate"]
+
+
+def test_a_batch_grows_no_further_than_its_rows_can_afford() -> None:
+    here = slowing(rows=16)
+    # Ten evaluations and the decoding in 0.45 s: 44 ms each, which is what four rows take.
+    hurried = ticket("hurried", here, deadline=0.45)
+    patient = [ticket(f"patient {i}", here, deadline=10.0) for i in range(12)]
+    assert len(form_batch([hurried, *patient], 0.0)) == 4
+    assert len(form_batch(patient, 0.0)) == 12
+
+
+def test_whoever_joins_must_afford_the_batch_too() -> None:
+    here = slowing(rows=16)
+    long = [ticket(f"long {i}", here, deadline=5.0, evaluations=20) for i in range(6)]
+    short = ticket("short", here, deadline=5.1, evaluations=99)
+    assert short not in form_batch([*long, short], 0.0)
+    assert short in form_batch([*long[:3], short], 0.0)
+
+
+def test_what_is_late_anyway_takes_part_in_any_batch() -> None:
+    here = slowing(rows=16)
+    lost = [ticket(f"lost {i}", here, deadline=0.05) for i in range(10)]
+    lead = ticket("lead", here, deadline=5.0)
+    assert len(form_batch([*lost, lead], 0.0)) == 11
 
 
 def test_a_cap_that_memory_taught_is_kept() -> None:
