@@ -39,6 +39,8 @@ _MEMORY_WORDS = ("allocate memory", "bad_alloc", "out of memory", "BFCArena")
 
 _logger = logging.getLogger(__name__)
 
+onnxruntime.disable_telemetry_events()
+
 
 class OnnxGraph:
     """An onnxruntime session; threads do not spin while they wait."""

@@ -2,8 +2,8 @@
 
 Preemption is free: a trajectory that is not in this batch simply waits, state in hand. So the most
 urgent row leads, by deadline and not by arrival; rows that can share its evaluation fill the batch
-up to the knee of the cost curve, most urgent first, as long as the evaluation takes none of them past
-its deadline; those among them that are new are prepared first, so that they join that very
+up to the knee of the cost curve, most urgent first, as long as the evaluation takes none of them
+past its deadline; those among them that are new are prepared first, so that they join that very
 evaluation; rows that can no longer make their deadline stand back for those that still can; and a
 row that has stood back for too long goes first, so nothing starves.
 """
@@ -13,8 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from services.runtime.caps import Kind
 from services.runtime.ticket import Ticket
 
+PREPARE_LIMIT = 32
+"""Rows that are prepared at once."""
+PREPARING: Kind = ("prepare", None)
 PATIENCE_SECONDS = 1.0
 """A row is promoted when it has waited this long, or twice its own solo time if that is longer."""
 
@@ -32,7 +36,7 @@ def urgency(ticket: Ticket, now: float) -> tuple[int, float]:
 def row_limit(ticket: Ticket) -> int:
     """Rows that a batch led by this ticket may have: the knee, unless memory set a lower cap."""
     knee = ticket.model.costs.curve(ticket.target, ticket.key).knee()
-    return min(knee, ticket.model.caps.get((ticket.target, ticket.key), knee))
+    return ticket.model.caps.limit((ticket.target, ticket.key), knee)
 
 
 def affordable_seconds(ticket: Ticket, now: float) -> float:
@@ -67,4 +71,4 @@ def form_batch(tickets: Iterable[Ticket], now: float) -> Sequence[Ticket]:
             batch.append(ticket)
             rows, allowed = rows + ticket.rows, allowed_with_it
     newcomers = [ticket for ticket in batch if ticket.stage == "prepare"]
-    return newcomers[: lead.model.prepare_limit] or batch
+    return newcomers[: lead.model.caps.limit(PREPARING, PREPARE_LIMIT)] or batch

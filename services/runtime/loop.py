@@ -29,7 +29,8 @@ from services.core.errors import (
 from services.core.job import Job
 from services.core.trajectory import Result, Trajectory
 from services.runtime.admission import admit
-from services.runtime.batching import form_batch
+from services.runtime.batching import PREPARING, form_batch
+from services.runtime.caps import Kind
 from services.runtime.registry import LoadedModel
 from services.runtime.ticket import Finished, Ticket
 
@@ -268,7 +269,7 @@ class Loop:
                 return
             if _is_out_of_memory(error):
                 middle = len(batch) // 2
-                _lower_cap(batch[:middle])
+                batch[0].model.caps.lower(_kind(batch[0]), _rows(batch[:middle]))
                 parts = [batch[:middle], batch[middle:]]
             else:
                 log.warning("a batch of %d failed, retrying row by row: %s", len(batch), error)
@@ -281,11 +282,13 @@ class Loop:
     ) -> None:
         lead = batch[0]
         stage, key, model, rows = lead.stage, lead.key, lead.model, _rows(batch)
+        kind = _kind(lead)
         with self._device_lock:
             started = time.monotonic()
             evaluate(batch)
             ended = time.monotonic()
         seconds = ended - started
+        model.caps.fitted(kind, rows)
         for ticket in batch:
             ticket.touched = ended
             if stage == "prepare":
@@ -343,13 +346,9 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error).lower() for words in _MEMORY_WORDS)
 
 
-def _lower_cap(half: Sequence[Ticket]) -> None:
-    """Remember that no more than half of a batch fits."""
-    lead = half[0]
-    if lead.stage == "prepare":
-        lead.model.prepare_limit = len(half)
-        return
-    lead.model.caps[(lead.stage, lead.key)] = _rows(half)
+def _kind(lead: Ticket) -> Kind:
+    """What a memory cap is known by."""
+    return PREPARING if lead.stage == "prepare" else (lead.stage, lead.key)
 
 
 def _rows(batch: Sequence[Ticket]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock, RLock
@@ -16,23 +16,21 @@ from services.core.images import ImageLimits
 from services.core.model import ModelInfo
 from services.core.source import ModelSource
 from services.core.validation import near
+from services.runtime.caps import RowCaps
 from services.runtime.cost import Costs, measure
-
-PREPARE_LIMIT = 32
 
 
 @dataclass(eq=False)
 class LoadedModel:
     """An engine with what was measured of it.
 
-    ``caps`` are row limits that a lack of memory taught, by stage and workload key.
+    ``caps`` are row limits that a lack of memory taught.
     """
 
     engine: Engine
     fingerprint: str
     costs: Costs = field(default_factory=Costs)
-    caps: dict[tuple[str, Hashable], int] = field(default_factory=dict)
-    prepare_limit: int = PREPARE_LIMIT
+    caps: RowCaps = field(default_factory=RowCaps)
     ready: bool = False
     used: float = 0.0
     live: int = 0

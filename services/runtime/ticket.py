@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ class Ticket:
     is dropped once it has passed) or the loop did (then it only orders). ``step_work`` and
     ``decode_work`` are the device seconds that were reserved for it, ``step_solo`` and
     ``decode_solo`` the seconds that its evaluations would take with the device to itself.
+    ``watcher`` is told, in the loop's thread, after each of its stepwise evaluations.
     """
 
     job: Job[Any]
@@ -47,6 +48,7 @@ class Ticket:
     step_seconds: float = 0.0
     decode_seconds: float = 0.0
     canceled: bool = False
+    watcher: Callable[[Ticket], None] | None = None
 
     def cancel(self) -> None:
         """Withdraw: the loop drops the row before its next evaluation. Safe from any thread."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from services.core.trajectory import Trajectory, Workload
-from services.runtime.batching import PATIENCE_SECONDS, form_batch
+from services.runtime.batching import PATIENCE_SECONDS, PREPARING, form_batch
 from services.runtime.cost import CostCurve, Costs
 from services.runtime.registry import LoadedModel
 from services.runtime.ticket import Ticket
@@ -127,7 +127,7 @@ def test_what_is_late_anyway_takes_part_in_any_batch() -> None:
 
 def test_a_cap_that_memory_taught_is_kept() -> None:
     here = model(knee=4)
-    here.caps["step", "shared"] = 2
+    here.caps.lower(("step", "shared"), 2)
     rows = [ticket(f"{i}", here, deadline=i) for i in range(1, 6)]
     assert names(form_batch(rows, 0.0)) == ["1", "2"]
     decoding = [ticket(f"{i}", here, deadline=i, done=10) for i in range(1, 6)]
@@ -154,7 +154,7 @@ def test_a_newcomer_without_room_is_not_prepared_yet_unless_it_is_more_urgent() 
 
 def test_newcomers_are_prepared_together_within_the_limit() -> None:
     here = model(knee=8)
-    here.prepare_limit = 3
+    here.caps.lower(PREPARING, 3)
     rows = [ticket(f"{i}", here, deadline=i, done=None) for i in range(1, 6)]
     assert names(form_batch(rows, 0.0)) == ["1", "2", "3"]
 

@@ -13,6 +13,7 @@ from services.core.errors import EngineFailure, InvalidParameter, OutOfDeviceMem
 from services.core.job import Call, Job, Task
 from services.core.parameters import Latents
 from services.core.trajectory import Result, Trajectory
+from services.runtime.batching import PREPARING
 from services.runtime.loop import Loop
 from services.runtime.registry import LoadedModel
 from services.runtime.ticket import Ticket
@@ -124,9 +125,9 @@ def test_out_of_memory_halves_the_batch_lowers_the_cap_and_succeeds(
     sizes = [len(ids) for ids in engine.stages(stage)]
     assert sizes[:3] == [8, 4, 2]
     if stage == "prepare":
-        assert model.prepare_limit == 2
+        assert model.caps.limit(PREPARING, 32) == 2
     else:
-        assert model.caps == {(stage, "shared" if stage == "step" else "image"): 2}
+        assert model.caps.limit((stage, "shared" if stage == "step" else "image"), 32) == 2
     until(lambda: loop.status().trajectories == 0)
     engine.batches.clear()
     again = loop.submit(model, [work(f"again {i}", steps=2) for i in range(7)])
@@ -141,7 +142,7 @@ def test_a_cap_counts_rows_not_requests(loop: Loop) -> None:
     jobs = [work(f"{i}", steps=2, rows_each=2) for i in range(4)]
     for job, ticket in zip(jobs, loop.submit(model, jobs), strict=True):
         assert pixels_of(ticket) == expected(job)
-    assert model.caps["step", "shared"] == 4
+    assert model.caps.limit(("step", "shared"), 32) == 4
 
 
 @STAGES
