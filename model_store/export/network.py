@@ -32,12 +32,12 @@ class ParityError(Exception):
 class Input:
     """A network input: its shape without the batch dimension, and how to draw a realistic one.
 
-    ``normal`` is N(0, 1), ``unit`` uniform in [0, 1], ``image`` uniform in [-1, 1], ``integer``
-    int64 uniform in ``0..high - 1``.
+    ``normal`` is N(0, 1), ``unit`` uniform in [0, 1], ``image`` uniform in [-1, 1], ``time``
+    uniform in [0, high], ``integer`` int64 uniform in ``0..high - 1``.
     """
 
     shape: tuple[int, ...]
-    kind: Literal["normal", "unit", "image", "integer"] = "normal"
+    kind: Literal["normal", "unit", "image", "time", "integer"] = "normal"
     high: int = 0
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -48,6 +48,8 @@ class Input:
         if self.kind == "normal":
             return torch.randn(shape, generator=generator)
         uniform = torch.rand(shape, generator=generator)
+        if self.kind == "time":
+            return self.high * uniform
         return uniform if self.kind == "unit" else 2 * uniform - 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digits
 from model_store.recipes.training import (
+    Best,
     Run,
     arguments,
     averaged,
@@ -43,25 +44,6 @@ CONFIG: dict[str, Any] = {
     "dropout": 0.2,
     "alpha": 0.05,
 }
-
-
-class Best(torch.nn.Module):
-    """The weights that did best on validation, kept in the checkpoint: early stopping."""
-
-    bits: Tensor
-
-    def __init__(self, network: RealNVP) -> None:
-        """Start from the untrained network."""
-        super().__init__()
-        self.network = RealNVP(**CONFIG)
-        self.network.load_state_dict(network.state_dict())
-        self.register_buffer("bits", torch.tensor(float("inf")))
-
-    def offer(self, candidate: torch.nn.Module, bits: float) -> None:
-        """Keep ``candidate`` when it beats what is kept."""
-        if bits < float(self.bits):
-            self.network.load_state_dict(candidate.state_dict())
-            self.bits.fill_(bits)
 
 
 def standardize(network: RealNVP) -> None:
@@ -107,8 +89,8 @@ def train(options: argparse.Namespace) -> tuple[RealNVP, str]:
             with torch.no_grad():
                 bits = float(bits_per_dim(flow_log_likelihood(average.module, held_out)).mean())
             best.offer(average.module, bits)
-            run.log(train=float(loss.detach()), validation=bits, best=float(best.bits))
-    return best.network.eval(), run.summary()
+            run.log(train=float(loss.detach()), validation=bits, best=float(best.loss))
+    return cast(RealNVP, best.network.eval()), run.summary()
 
 
 def held_out_draws() -> Tensor:
@@ -197,11 +179,7 @@ def card(summary: str) -> Card:
         summary="A RealNVP normalizing flow of 8x8 handwritten digits: affine couplings with "
         "checkerboard and channel masks at two scales, parallel in both directions. The sheet "
         "shows samples at temperature 1.",
-        data="scikit-learn's `load_digits` (a copy of the test set of the UCI Optical Recognition "
-        "of Handwritten Digits data, CC BY 4.0, Alpaydin and Kaynak, 1998, "
-        "doi:10.24432/C50P49): 1,797 images of 8x8 with 17 grey levels, split by digit and a fixed "
-        "seed into 1,257 to train, 180 for choosing, 360 to test. The 17 levels are spread to 8 "
-        "bits with uniform noise inside each level, then dequantised with uniform noise.",
+        data=digits.DATA_CARD,
         training=f"{summary} at batch {BATCH} on one CPU thread: AdamW with weight decay, dropout "
         "in the couplings, fresh dequantisation noise, a tenth of the images moved by one pixel, "
         "averaged weights, early stopping on the validation split.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -160,6 +161,24 @@ def averaged(module: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedM
     """An exponential moving average of a module's parameters; buffers are copied."""
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
     return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=average, use_buffers=False)
+
+
+class Best(nn.Module):
+    """The weights that did best on validation, kept in the checkpoint: early stopping."""
+
+    loss: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        """Start from the untrained network."""
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        self.register_buffer("loss", torch.tensor(float("inf")))
+
+    def offer(self, candidate: nn.Module, loss: float) -> None:
+        """Keep ``candidate`` when it beats what is kept."""
+        if loss < float(self.loss):
+            self.network.load_state_dict(candidate.state_dict())
+            self.loss.fill_(loss)
 
 
 def compiled(module: nn.Module) -> Callable[..., Any]:
