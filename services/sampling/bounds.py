@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch.nn import functional
 
 LOG_2PI = math.log(2 * math.pi)
 
+Nats = TypeVar("Nats", float, Tensor)
 
-def bits_per_dim(log_likelihood: float, dims: int) -> float:
+
+def bits_per_dim(log_likelihood: Nats, dims: int) -> Nats:
     """``-log2 p(x) / d`` of an 8-bit image, from ``log p(x)`` in nats."""
     return -log_likelihood / (math.log(2) * dims)
 
@@ -51,7 +54,9 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     return _sum(0.5 * (mean.square() + torch.exp(log_variance) - 1 - log_variance))
 
 
-def discretized_logistic_log_likelihood(pixels: Tensor, mean: Tensor, scale: float) -> Tensor:
+def discretized_logistic_log_likelihood(
+    pixels: Tensor, mean: Tensor, scale: float | Tensor
+) -> Tensor:
     """Log mass of 8-bit pixels under a logistic, integrated over each pixel's bin.
 
     Kingma et al. (2016), appendix B.2; Salimans et al. (2017), eq. 2: the bins of 0 and 255 reach
@@ -61,13 +66,17 @@ def discretized_logistic_log_likelihood(pixels: Tensor, mean: Tensor, scale: flo
     Args:
         pixels: ``[n, ...]`` whole numbers from 0 to 255.
         mean: ``[n, ...]`` the logistic's location, in pixel units.
-        scale: the logistic's scale, in pixel units.
+        scale: the logistic's scale, in pixel units; a tensor while it is being learned.
 
     Returns:
         ``[n]`` nats.
     """
     upper, lower = (pixels + 0.5 - mean) / scale, (pixels - 0.5 - mean) / scale
-    width = math.log1p(-math.exp(-1 / scale))
+    width = (
+        torch.log(-torch.expm1(-1 / scale))
+        if isinstance(scale, Tensor)
+        else math.log1p(-math.exp(-1 / scale))
+    )
     inside = functional.logsigmoid(upper) + functional.logsigmoid(-lower) + width
     first, last = functional.logsigmoid(upper), functional.logsigmoid(-lower)
     return _sum(torch.where(pixels <= 0, first, torch.where(pixels >= 255, last, inside)))

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "score"]
 
 
 def denoised_coefficients(
@@ -23,7 +23,8 @@ def denoised_coefficients(
     Args:
         prediction: ``epsilon``: the noise (Ho et al., 2020); ``v_prediction``:
             ``alpha noise - sigma x_0`` (Salimans and Ho, 2022); ``sample``: x_0; ``flow``:
-            ``noise - x_0`` along a straight line (Liu et al., 2022).
+            ``noise - x_0`` along a straight line (Liu et al., 2022); ``score``: the gradient of the
+            states' log-density (Song and Ermon, 2019).
         alphas: ``[n]`` signal levels.
         sigmas: ``[n]`` noise levels.
 
@@ -38,6 +39,8 @@ def denoised_coefficients(
     if prediction == "flow":
         norm = alphas + sigmas
         return 1 / norm, -sigmas / norm
+    if prediction == "score":
+        return 1 / alphas, sigmas.square() / alphas
     return torch.zeros_like(alphas), torch.ones_like(alphas)
 
 

@@ -12,7 +12,7 @@ from services.sampling.schedule import Flow, VariancePreserving
 
 VP = VariancePreserving().integer_grid(5, "leading")
 LINE = Flow().grid(5)
-LEVELS = {"epsilon": VP, "v_prediction": VP, "sample": VP, "flow": LINE}
+LEVELS = {"epsilon": VP, "v_prediction": VP, "sample": VP, "flow": LINE, "score": VP}
 
 
 def noised(prediction: PredictionType) -> tuple[torch.Tensor, ...]:
@@ -27,6 +27,7 @@ def noised(prediction: PredictionType) -> tuple[torch.Tensor, ...]:
         "v_prediction": alpha * noise - sigma * x_0,
         "sample": x_0,
         "flow": noise - x_0,
+        "score": -noise / sigma,
     }
     return x_0, alpha * x_0 + sigma * noise, outputs[prediction], alphas, sigmas
 
@@ -42,7 +43,7 @@ def test_single_precision_loses_no_more_than_single_precision(prediction: Predic
     x_0, x, output, alphas, sigmas = noised(prediction)
     found = to_denoised(prediction, x.float(), output.float(), alphas, sigmas)
     assert found.dtype == torch.float32
-    worst = float((1 / alphas).max()) if prediction == "epsilon" else 1.0
+    worst = float((1 / alphas).max()) if prediction in ("epsilon", "score") else 1.0
     assert torch.allclose(found.double(), x_0, atol=1e-5 * worst)
 
 

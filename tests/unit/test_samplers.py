@@ -2,109 +2,130 @@
 
 from __future__ import annotations
 
-import diffusers
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from services.sampling.denoiser import to_denoised
-from services.sampling.samplers import SAMPLERS, Plan, advance, make_plan
-from services.sampling.schedule import Flow, VariancePreserving
+from services.core.errors import InvalidParameter
+from services.sampling.plan import HISTORY
+from services.sampling.samplers import make_plan, samplers_for
+from services.sampling.schedule import Flow, Grid, VariancePreserving
+from tests.trajectories import (
+    DIFFUSERS,
+    Noise,
+    Walk,
+    denoiser_of,
+    make_scheduler,
+    network,
+    run,
+    run_diffusers,
+    start_of,
+)
 
-SCHEDULES = {
+SAMPLERS = samplers_for(VariancePreserving())
+SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
     "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
 }
 STEPS = (2, 7, 20, 50)
-SHAPE = (3, 4, 4)
-DIFFUSERS = {
-    "ddpm": (diffusers.DDPMScheduler, {"clip_sample": False}),
-    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
-    "euler": (diffusers.EulerDiscreteScheduler, {}),
-    "euler_ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
-    "heun": (diffusers.HeunDiscreteScheduler, {}),
-    "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-}
 
 
-def network(x: Tensor, time: Tensor) -> Tensor:
-    """A smooth stand-in for a network that predicts noise, in float64."""
-    t = time.double().view(-1, 1, 1, 1) / 1000
-    return torch.tanh(0.8 * x + 0.3 * torch.sin(3 * t + x.roll(1, -1))) * (0.5 + 0.5 * t)
+def fitting(
+    *schedules: VariancePreserving | Flow, among: Sequence[str] = SAMPLERS
+) -> list[tuple[str, VariancePreserving | Flow]]:
+    """Every sampler with every schedule that it fits."""
+    return [(s, schedule) for schedule in schedules for s in among if s in samplers_for(schedule)]
 
 
-class Noise:
-    """The same noise for both sides, in the order of the network evaluations."""
+def third_order_sde(plan_grid: Grid, start: Tensor, seed: int) -> Tensor:
+    """k-diffusion's ``sample_dpmpp_3m_sde`` with eta 1, line by line; diffusers has it not right.
 
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, *_: object, **__: object) -> Tensor:
-        return torch.randn((1, *SHAPE), generator=self.generator, dtype=torch.float64)
-
-
-def run_diffusers(
-    sampler: str,
-    config: dict[str, object],
-    steps: int,
-    start: Tensor,
-    seed: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Tensor:
-    kind, extra = DIFFUSERS[sampler]
-    module = __import__(kind.__module__, fromlist=["randn_tensor"])
+    (Its third-order term takes 0.5 away twice: it does not vanish with the step.)
+    """
+    sigmas = plan_grid.sigmas / plan_grid.alphas
     noise = Noise(seed)
-    if hasattr(module, "randn_tensor"):
-        monkeypatch.setattr(module, "randn_tensor", noise)
-    scheduler = kind(num_train_timesteps=1000, **config, **extra)
-    scheduler.set_timesteps(steps)
-    x = start * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        output = network(scheduler.scale_model_input(x, t), t.view(1))
-        x = scheduler.step(output, t, x).prev_sample.double()
+    x = start / plan_grid.alphas[0]
+    denoised_1 = denoised_2 = x
+    h_1 = h_2 = None
+    for i, time in enumerate(plan_grid.times):
+        scaled = x / math.sqrt(1 + sigmas[i] ** 2)
+        denoised = x - sigmas[i] * network(scaled, torch.tensor([time]))
+        if sigmas[i + 1] == 0:
+            return denoised
+        h = math.log(sigmas[i] / sigmas[i + 1])
+        h_eta = 2 * h
+        x = math.exp(-h_eta) * x - math.expm1(-h_eta) * denoised
+        phi_2 = math.expm1(-h_eta) / h_eta + 1
+        phi_3 = phi_2 / h_eta - 0.5
+        if h_2 is not None and h_1 is not None:
+            r0, r1 = h_1 / h, h_2 / h
+            d1_0 = (denoised - denoised_1) / r0
+            d1_1 = (denoised_1 - denoised_2) / r1
+            d1 = d1_0 + (d1_0 - d1_1) * r0 / (r0 + r1)
+            d2 = (d1_0 - d1_1) / (r0 + r1)
+            x = x + phi_2 * d1 - phi_3 * d2
+        elif h_1 is not None:
+            x = x + phi_2 * (denoised - denoised_1) / (h_1 / h)
+        x = x + noise() * sigmas[i + 1] * math.sqrt(-math.expm1(-2 * h))
+        denoised_1, denoised_2 = denoised, denoised_1
+        h_1, h_2 = h, h_1
     return x
 
 
-class Row:
-    """One of our trajectories, in float64."""
+def predicted_and_corrected(grid: Grid, start: Tensor, seed: int) -> Tensor:
+    """Song et al. (2021), algorithm 1, on the variance-exploding state ``x / alpha``.
 
-    def __init__(self, plan: Plan, start: Tensor, seed: int) -> None:
-        self.plan, self.index, self.noise = plan, 0, Noise(seed)
-        self.x = start[0] * plan.initial_scale
-        self.past = torch.zeros(SHAPE, dtype=torch.float64)
+    Predictor: eq. 47 (ancestral); corrector: one Langevin step of size ``2 (0.16 sigma)^2``, which
+    is the same whichever of the two states it is taken on.
+    """
+    sigmas = grid.sigmas / grid.alphas
+    noise = Noise(seed)
+    x = start / grid.alphas[0]
 
+    def score(x: Tensor, i: int) -> Tensor:
+        scaled = x / math.sqrt(1 + sigmas[i] ** 2)
+        return -network(scaled, torch.tensor([grid.times[i]])) / sigmas[i]
 
-def tick(rows: list[Row]) -> None:
-    """Advance a mixed batch by one evaluation, as the diffusion family does."""
-    at = [(r.plan, r.index) for r in rows]
-    x = torch.stack([r.x for r in rows])
-    times = torch.tensor([p.times[i] for p, i in at])
-    denoised = to_denoised(
-        "epsilon",
-        x,
-        network(x, times),
-        torch.tensor([p.alphas[i] for p, i in at]),
-        torch.tensor([p.sigmas[i] for p, i in at]),
-    )
-    coefficients = torch.from_numpy(
-        np.stack([np.concatenate(([p.state[i]], p.denoised[i], [p.noise[i]])) for p, i in at])
-    )
-    noise = torch.stack(
-        [
-            r.noise()[0] if p.noise[i] else torch.zeros_like(r.x)
-            for r, (p, i) in zip(rows, at, strict=True)
-        ]
-    )
-    moved = advance(x, [denoised, torch.stack([r.past for r in rows])], noise, coefficients)
-    for row, state, image in zip(rows, moved, denoised, strict=True):
-        row.x, row.past, row.index = state, image, row.index + 1
+    for i in range(len(grid.times)):
+        fall = sigmas[i] ** 2 - sigmas[i + 1] ** 2
+        x = x + fall * score(x, i)
+        if sigmas[i + 1] == 0:
+            return x
+        x = x + math.sqrt(fall) * sigmas[i + 1] / sigmas[i] * noise()
+        size = 2 * (0.16 * sigmas[i + 1]) ** 2
+        x = x + size * score(x, i + 1) + math.sqrt(2 * size) * noise()
+    return x
 
 
-def start_of(seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((1, *SHAPE), generator=generator, dtype=torch.float64)
+def reference(
+    sampler: str, config: dict[str, Any], steps: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> Tensor:
+    """The end of the trajectory that starts from `start_of` a seed, with noise of the next one."""
+    if sampler == "dpmpp_3m_sde":
+        grid = VariancePreserving.model_validate(config).solver_grid(steps, "linspace")
+        return third_order_sde(grid, start_of(seed), seed + 1)[0]
+    if sampler == "predictor_corrector":
+        grid = VariancePreserving.model_validate(config).interpolated_grid(steps, "linspace")
+        return predicted_and_corrected(grid, start_of(seed) * grid.initial_scale, seed + 1)[0]
+    scheduler = make_scheduler(sampler, {"beta_start": 0.0001, "beta_end": 0.02, **config})
+    scheduler.set_timesteps(steps)
+    return run_diffusers(scheduler, start_of(seed), seed + 1, monkeypatch)[0]
+
+
+def walk(sampler: str, config: dict[str, Any], steps: int, seed: int) -> Walk:
+    plan = make_plan(sampler, VariancePreserving.model_validate(config), steps)
+    return Walk(plan, start_of(seed)[0], seed + 1)
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Within 1e-5 of the largest value: diffusers holds its sigmas in float32."""
+    return float((found - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -114,84 +135,143 @@ def test_equals_diffusers(
     sampler: str, schedule: str, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = SCHEDULES[schedule]
-    expected = run_diffusers(sampler, config, steps, start_of(1), 2, monkeypatch)
-    plan = make_plan(sampler, VariancePreserving.model_validate(config), steps)
-    row = Row(plan, start_of(1), 2)
-    while row.index < len(plan):
-        tick([row])
-    assert torch.allclose(row.x, expected[0], atol=1e-5, rtol=1e-5), (
-        (row.x - expected[0]).abs().max()
-    )
+    expected = reference(sampler, config, steps, 1, monkeypatch)
+    (found,) = run([walk(sampler, config, steps, 1)], denoiser_of())
+    assert close(found, expected), (found - expected).abs().max()
 
 
 def test_equals_diffusers_beside_other_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [(s, c, n) for s in SAMPLERS for c in SCHEDULES for n in (5, 12)]
     expected = [
-        run_diffusers(s, SCHEDULES[c], n, start_of(i), 100 + i, monkeypatch)
-        for i, (s, c, n) in enumerate(cases)
+        reference(s, SCHEDULES[c], n, 3 * i, monkeypatch) for i, (s, c, n) in enumerate(cases)
     ]
-    rows = [
-        Row(make_plan(s, VariancePreserving.model_validate(SCHEDULES[c]), n), start_of(i), 100 + i)
-        for i, (s, c, n) in enumerate(cases)
-    ]
-    while batch := [row for row in rows if row.index < len(row.plan)]:
-        tick(batch)
-    for case, row, value in zip(cases, rows, expected, strict=True):
-        assert torch.allclose(row.x, value[0], atol=1e-5, rtol=1e-5), case
+    walks = [walk(s, SCHEDULES[c], n, 3 * i) for i, (s, c, n) in enumerate(cases)]
+    for case, found, value in zip(cases, run(walks, denoiser_of()), expected, strict=True):
+        assert close(found, value), case
+
+
+def test_company_leaves_no_trace_in_a_row() -> None:
+    cases = [(s, SCHEDULES[c], n) for s in SAMPLERS for c in SCHEDULES for n in (3, 8)]
+    mixed = run([walk(*case, seed=i) for i, case in enumerate(cases)], denoiser_of())
+    for i, (case, found) in enumerate(zip(cases, mixed, strict=True)):
+        (alone,) = run([walk(*case, seed=i)], denoiser_of())
+        assert torch.equal(found, alone), case
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("sampler", ["euler", "lms", "unipc", "dpmpp_2m_sde"])
+def test_a_spacing_equals_diffusers(
+    sampler: str, spacing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**SCHEDULES["scaled_linear"], "timestep_spacing": spacing, "steps_offset": 1}
+    expected = reference(sampler, config, 8, 4, monkeypatch)
+    (found,) = run([walk(sampler, config, 8, 4)], denoiser_of())
+    assert close(found, expected)
+
+
+@pytest.mark.parametrize(("sampler", "schedule"), fitting(VariancePreserving(), Flow()))
+def test_a_perfect_denoiser_reaches_its_image(
+    sampler: str, schedule: VariancePreserving | Flow
+) -> None:
+    image = start_of(7)[0]
+    for steps in (1, 2, 9):
+        way = Walk(make_plan(sampler, schedule, steps), start_of(8)[0])
+        (found,) = run([way], lambda x, *_: image.expand_as(x))
+        assert torch.allclose(found, image, atol=1e-5), steps
+
+
+FIRST_ORDER = ["ddim", "euler"]
+ODE = [*FIRST_ORDER, "heun", "dpmpp_2m", "unipc", "lms", "pndm"]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule"), fitting(VariancePreserving(), Flow(), Flow(shift=3.0), among=ODE)
+)
+def test_deterministic_samplers_converge_to_the_exact_ode(
+    sampler: str, schedule: VariancePreserving | Flow
+) -> None:
+    """For data N(m, s^2) the ODE has a closed form: quantiles are kept."""
+    mean, std = 0.7, 0.3
+    start = start_of(3)[0]
+
+    def denoise(x: Tensor, _: np.ndarray, alphas: np.ndarray, sigmas: np.ndarray) -> Tensor:
+        alpha, sigma = float(alphas[0]), float(sigmas[0])
+        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+        return mean + gain * (x - alpha * mean)
+
+    errors = []
+    for steps in (10, 80):
+        plan = make_plan(sampler, schedule, steps)
+        alpha, sigma = plan.alphas[0], plan.sigmas[0]
+        x = start * plan.initial_scale
+        exact = mean + std * (x - alpha * mean) / math.hypot(alpha * std, sigma)
+        (found,) = run([Walk(plan, start)], denoise)
+        errors.append(float((found - exact).abs().max()))
+    assert errors[1] < errors[0] / 4
+    assert errors[1] < (0.05 if sampler in FIRST_ORDER else 0.01)
+
+
+def test_higher_orders_are_closer_at_the_same_number_of_evaluations() -> None:
+    mean, std, start = 0.7, 0.3, start_of(3)[0]
+
+    def denoise(x: Tensor, _: np.ndarray, alphas: np.ndarray, sigmas: np.ndarray) -> Tensor:
+        alpha, sigma = float(alphas[0]), float(sigmas[0])
+        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+        return mean + gain * (x - alpha * mean)
+
+    errors = {}
+    for sampler in ("euler", "dpmpp_2m", "unipc", "lms"):
+        (found,) = run([Walk(make_plan(sampler, Flow(), 40), start)], denoise)
+        errors[sampler] = float((found - (mean + std * start)).abs().max())
+    assert errors["dpmpp_2m"] < errors["euler"] / 3
+    assert errors["unipc"] < errors["dpmpp_2m"]
+    assert errors["lms"] < errors["euler"] / 3
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_perfect_denoiser_reaches_its_image(sampler: str) -> None:
+def test_a_later_start_takes_nothing_from_a_missing_past(sampler: str) -> None:
+    steps, left = 20, 12
+    plan = make_plan(sampler, VariancePreserving(), steps)
+    later = plan.from_step(steps - left)
+    assert len(later.starts) == left
+    assert later.initial_scale == 1
+    assert later.times[0] == plan.times[plan.starts[steps - left]]
+    assert later.next_sigmas[-1] == plan.next_sigmas[-1]
+    for i in range(min(len(later), HISTORY)):
+        assert not later.denoised[i, i + 1 :].any()
+        assert not later.coefficients[i, 1 + HISTORY + i : -1].any()
+    assert later.memory == plan.memory
     image = start_of(7)[0]
-    for schedule in (VariancePreserving(), Flow()):
-        plan = make_plan(sampler, schedule, 9)
-        x, past = start_of(8)[0] * plan.initial_scale, image
-        for i in range(len(plan)):
-            row = np.concatenate(([plan.state[i]], plan.denoised[i], [plan.noise[i]]))
-            moved = advance(
-                x[None],
-                [image[None], past[None]],
-                torch.zeros_like(x)[None],
-                torch.from_numpy(row)[None],
-            )
-            x = moved[0]
-        assert torch.allclose(x, image, atol=1e-6)
+    (found,) = run([Walk(later, start_of(2)[0])], lambda x, *_: image.expand_as(x))
+    assert torch.allclose(found, image, atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "ddim"])
-def test_straight_flow_converges_to_the_exact_ode(sampler: str) -> None:
-    """For data N(m, s^2) the flow's ODE has a closed form: quantiles are kept."""
-    mean, std = 0.7, 0.3
-    start = start_of(3)[0]
-    exact = mean + std * start
-    errors = []
-    for steps in (10, 80):
-        plan = make_plan(sampler, Flow(), steps)
-        x, past = start.clone(), torch.zeros_like(start)
-        for i in range(len(plan)):
-            alpha, sigma = plan.alphas[i], plan.sigmas[i]
-            gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
-            denoised = mean + gain * (x - alpha * mean)
-            row = np.concatenate(([plan.state[i]], plan.denoised[i], [plan.noise[i]]))
-            x = advance(x[None], [denoised[None], past[None]], None, torch.from_numpy(row)[None])[0]
-            past = denoised
-        errors.append(float((x - exact).abs().max()))
-    assert errors[1] < errors[0] / 4
-    assert errors[1] < 0.02
-
-
-def test_a_later_start_takes_nothing_from_a_missing_past() -> None:
-    plan = make_plan("dpmpp_2m", VariancePreserving(), 20).from_step(8)
-    assert len(plan) == 12
-    assert plan.denoised[0, 1] == 0
-    assert plan.denoised[1, 1] != 0
-    assert plan.state[0] * plan.sigmas[0] == pytest.approx(plan.next_sigmas[0])
-    heun = make_plan("heun", VariancePreserving(), 20).from_step(8)
-    assert len(heun) == 2 * 12 - 1
+def test_what_a_sampler_costs() -> None:
+    counts = {s: len(make_plan(s, VariancePreserving(), 10)) for s in SAMPLERS}
+    assert counts == dict.fromkeys(SAMPLERS, 10) | {
+        "heun": 19,
+        "predictor_corrector": 19,
+        "pndm": 11,
+    }
+    memories = {s: make_plan(s, VariancePreserving(), 10).memory for s in SAMPLERS}
+    expected = {"heun": 1, "dpmpp_2m": 1, "dpmpp_2m_sde": 1, "dpmpp_3m_sde": 2, "unipc": 2}
+    assert memories == dict.fromkeys(SAMPLERS, 0) | expected | {"lms": 3, "pndm": 4}
 
 
 def test_unknown_samplers_and_impossible_steps_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown sampler 'magic'; known are ddpm"):
-        make_plan("magic", Flow(), 10)
-    with pytest.raises(ValueError, match="from 1 to 1000"):
-        make_plan("euler", VariancePreserving(), 1001)
+    for sampler, schedule, steps, param, words in (
+        ("magic", Flow(), 10, "sampler", "unknown sampler 'magic'; known are ddpm"),
+        ("pndm", Flow(), 10, "sampler", "by which pndm would divide; use one of ddpm, ddim"),
+        ("euler", VariancePreserving(), 1001, "steps", "from 1 to 1000"),
+        ("unipc", VariancePreserving(), 1000, "steps", "from 1 to 999 with unipc, got 1000"),
+        ("lcm", VariancePreserving(), 51, "steps", "from 1 to 50 with lcm"),
+        ("euler", Flow(), 1001, "steps", "from 1 to 1000"),
+        ("annealed_langevin", Flow(), 5, "sampler", "for variance that explodes; use one of ddpm"),
+    ):
+        with pytest.raises(InvalidParameter, match=words) as caught:
+            make_plan(sampler, schedule, steps)
+        assert caught.value.param == param
+
+
+def test_every_sampler_that_diffusers_has_is_compared_with_it() -> None:
+    assert set(SAMPLERS) - set(DIFFUSERS) == {"dpmpp_3m_sde", "predictor_corrector"}

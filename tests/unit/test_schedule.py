@@ -9,15 +9,25 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from services.sampling.samplers import SAMPLERS, make_plan
-from services.sampling.schedule import Flow, Grid, Schedule, VariancePreserving
+from services.core.errors import InvalidParameter
+from services.sampling.samplers import SAMPLERS, make_plan, samplers_for
+from services.sampling.schedule import (
+    Flow,
+    Grid,
+    Schedule,
+    VarianceExploding,
+    VariancePreserving,
+)
 
 CONFIGS: list[dict[str, Any]] = [
     {},
     {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     {"beta_schedule": "squaredcos_cap_v2"},
     {"num_train_timesteps": 100, "beta_start": 0.001, "beta_end": 0.2},
+    {"beta_schedule": "sigmoid"},
+    {"num_train_timesteps": 3, "trained_betas": (0.1, 0.2, 0.4)},
 ]
+ZERO_SNR = {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True}
 
 
 def every_grid(schedule: VariancePreserving | Flow) -> dict[str, Grid]:
@@ -36,6 +46,17 @@ def test_the_signal_equals_diffusers(config: dict[str, Any]) -> None:
     expected = diffusers.DDPMScheduler(**config).alphas_cumprod.numpy()
     found = VariancePreserving.model_validate(config).signal()
     assert found == pytest.approx(expected, rel=3e-6, abs=0)
+
+
+@pytest.mark.parametrize("config", [ZERO_SNR, {"rescale_betas_zero_snr": True}])
+def test_a_schedule_without_signal_at_its_end_equals_diffusers(config: dict[str, Any]) -> None:
+    expected = diffusers.DDPMScheduler(**config).alphas_cumprod.numpy()
+    schedule = VariancePreserving.model_validate(config)
+    found = schedule.signal()
+    assert found == pytest.approx(expected, rel=2e-4, abs=1e-9)
+    assert found[-1] == 0
+    theirs = diffusers.EulerDiscreteScheduler(beta_start=0.0001, beta_end=0.02, **config)
+    assert schedule.ratios()[-1] == pytest.approx(float(theirs.sigmas[0]))
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
@@ -123,15 +144,19 @@ def test_every_number_of_steps_gives_a_plan_of_numbers_or_a_refusal(
     sampler: str, spacing: Any
 ) -> None:
     """The extremes too: as many steps as there are training times, and one."""
-    for schedule in (VariancePreserving(num_train_timesteps=30, timestep_spacing=spacing), Flow()):
+    for schedule in (
+        VariancePreserving(num_train_timesteps=30, timestep_spacing=spacing),
+        Flow(),
+        VarianceExploding(langevin_steps=2),
+    ):
         for steps in range(1, 31):
             try:
                 plan = make_plan(sampler, schedule, steps)
-            except ValueError as refusal:
-                assert (sampler, steps) == ("dpmpp_2m", 30), refusal  # noqa: PT017
+            except InvalidParameter as refusal:
+                solver = sampler in ("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc")
+                assert (solver and steps == 30) or sampler not in samplers_for(schedule), refusal  # noqa: PT017
                 continue
-            values = [plan.state, plan.noise, plan.denoised.ravel(), plan.times]
-            assert np.isfinite(np.concatenate(values)).all(), (steps, schedule)
+            assert np.isfinite([*plan.coefficients.ravel(), *plan.times]).all(), (steps, schedule)
             assert len(plan.starts) == steps
 
 
@@ -144,6 +169,25 @@ def test_the_kind_of_a_schedule_is_read_from_its_type() -> None:
         {"type": "flow", "shift": 0},
         {"type": "flow", "beta_start": 1},
         {"type": "variance_preserving", "num_train_timesteps": 1},
+        {"type": "variance_exploding", "sigma_min": 2, "sigma_max": 1},
+        {"type": "variance_exploding", "sigma_min": 0.01, "langevin_step_size": 0.1},
+        {"type": "variance_preserving", "trained_betas": [0.1, 0.2]},
+        {"type": "variance_preserving", "num_train_timesteps": 2, "trained_betas": [0.1, 1.5]},
     ):
         with pytest.raises(ValidationError):
             read(bad)
+
+
+@pytest.mark.parametrize("told", ["sigma", "level"])
+def test_exploding_levels_are_those_of_diffusers_score_sde(told: Any) -> None:
+    theirs = diffusers.ScoreSdeVeScheduler(num_train_timesteps=40, sigma_min=0.02, sigma_max=30.0)
+    theirs.set_sigmas(40, sampling_eps=1e-5)
+    schedule = VarianceExploding(sigma_min=0.02, sigma_max=30.0, num_levels=40, told=told)
+    grid = schedule.grid(40)
+    assert grid.sigmas[:-1][::-1] == pytest.approx(theirs.discrete_sigmas.numpy(), rel=1e-4)
+    assert grid.sigmas[-1] == 0
+    assert (grid.alphas == 1).all()
+    assert grid.initial_scale == 30
+    expected = grid.sigmas[:-1] if told == "sigma" else np.arange(40)
+    assert grid.times == pytest.approx(expected)
+    assert schedule.grid(5).times[-1] == (pytest.approx(0.02) if told == "sigma" else 39)
