@@ -17,10 +17,13 @@ from model_store.draft import (
     refuse_odd_path,
 )
 from model_store.image_guess import guess_family, guess_frame, image_network, measure_range
+from model_store.importers.pipeline_folder import is_pipeline
+from model_store.importers.pipelines import import_pipeline
 from model_store.inspect_onnx import check_onnx
 from model_store.limits import StoreLimits
 from model_store.manifest import Manifest, NetworkFiles, OnnxFile, is_model_id
 from model_store.networks.binding import Bound, Declared, bind_inputs, bind_outputs
+from model_store.networks.component_opening import prompt_encoder_of
 from model_store.networks.graph import GraphTensor
 from model_store.networks.image_layout import Frame
 from model_store.networks.measurements import Measurements
@@ -58,7 +61,8 @@ def add_model(
 
     Args:
         store: where to put it.
-        path: a folder with a manifest and its files, or a single ONNX file.
+        path: a folder with a manifest and its files, a diffusers folder (`model_index.json`), or a
+            single ONNX file.
         name: what to call it, instead of what the manifest or the file's name says.
         family: its family, instead of what the manifest or the file's name says.
         threads: how many threads the trial may use.
@@ -77,7 +81,11 @@ def add_model(
             "most 64, a letter or digit at both ends"
         )
     refuse_odd_path(path)
-    if path.is_dir():
+    if is_pipeline(path):
+        if family not in {None, "diffusion"}:
+            raise InvalidManifest(f"'{path.name}' is a pipeline of family 'diffusion'")
+        draft = import_pipeline(path, store.limits, name=name)
+    elif path.is_dir():
         draft = read_folder(path, store.limits, name=name, family=family)
     else:
         draft = _draft_of_one_file(path, store.limits, name=name, family=family, threads=threads)
@@ -86,6 +94,7 @@ def add_model(
         _try(draft, network, store.limits, threads)
     _sign(draft)
     _open(draft, store.limits, threads)
+    _open_prompts(draft, store.limits)
     store.put(draft.manifest, draft.contents)
     return Addition(draft.manifest, tuple(draft.notes))
 
@@ -167,10 +176,14 @@ def _sign(draft: Draft) -> None:
         for export in (network["onnx"], network["safetensors"]):
             if export is not None:
                 export["sha256"] = digest(draft.contents[export["file"]])
-    for file in raw["files"].values():
+    components = raw["pipeline"]["components"].values() if raw["pipeline"] else ()
+    parts = [file for component in components for file in component["files"].values()]
+    for file in [*parts, *raw["files"].values()]:
         file["sha256"] = digest(draft.contents[file["file"]])
     created = raw["created"] or datetime.now(UTC).isoformat(timespec="seconds")
-    draft.change(networks=raw["networks"], files=raw["files"], created=created)
+    draft.change(
+        networks=raw["networks"], pipeline=raw["pipeline"], files=raw["files"], created=created
+    )
 
 
 def _open(draft: Draft, limits: StoreLimits, threads: int) -> None:
@@ -182,6 +195,7 @@ def _open(draft: Draft, limits: StoreLimits, threads: int) -> None:
         exports: list[Export] = []
         exports += ["onnx"] if files.onnx else []
         exports += ["safetensors"] if files.safetensors else []
+        exports += ["diffusers"] if files.diffusers else []
         opened = [
             open_export(draft.manifest, name, draft.contents.__getitem__, hardware, export)
             for export in exports
@@ -193,6 +207,22 @@ def _open(draft: Draft, limits: StoreLimits, threads: int) -> None:
             low, high = measure_range(opened[0])
             draft.change(pixel_range=[low, high])
             draft.notes.append(f"measured the pixel range on random latents: [{low:g}, {high:g}]")
+
+
+def _open_prompts(draft: Draft, limits: StoreLimits) -> None:
+    """Open what reads prompts, and hold what it makes of none against what the denoiser takes."""
+    read = draft.contents.__getitem__
+    opening = prompt_encoder_of(draft.manifest, read, limits, torch.device("cpu"))
+    denoiser = draft.manifest.networks.get("denoiser")
+    if opening is None or denoiser is None or denoiser.diffusers is None:
+        return
+    for name, value in opening()("").items():
+        wanted = denoiser.diffusers.shapes.get(name)
+        if list(value.shape) != wanted:
+            raise InvalidNetwork(
+                f"a prompt gives '{name}' of {list(value.shape)}, the denoiser takes {wanted}; "
+                "the text encoder, the tokenizer and the denoiser are not of one model"
+            )
 
 
 def _refuse_disparity(name: str, results: Sequence[dict[str, torch.Tensor]]) -> None:

@@ -40,6 +40,7 @@ FILE_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 ModelId = Annotated[str, StringConstraints(pattern=MODEL_ID_PATTERN)]
 FileName = Annotated[str, StringConstraints(pattern=FILE_NAME_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ComponentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Dimension = Annotated[int, Field(ge=1, le=1 << 24)]
 
@@ -89,17 +90,54 @@ class SafetensorsFile(ExportFile):
     config: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class ComponentNetwork(_Strict):
+    """A network that is a component of a diffusers pipeline, or a part of one."""
+
+    component: ComponentName = Field(description="One of the manifest's `components`.")
+    shapes: dict[str, list[Dimension]] = Field(
+        description="Shape, without the batch, of every input; [] for one number a row."
+    )
+
+
 class NetworkFiles(_Strict):
-    """One network, exported as ONNX, as safetensors, or as both (equal by a parity gate)."""
+    """One network: as ONNX, as safetensors, as both (equal by a parity gate), or as a component."""
 
     onnx: OnnxFile | None = None
     safetensors: SafetensorsFile | None = None
+    diffusers: ComponentNetwork | None = None
 
     @model_validator(mode="after")
     def _has_a_file(self) -> NetworkFiles:
-        if self.onnx is None and self.safetensors is None:
-            raise ValueError("a network needs an `onnx` or a `safetensors` entry")
+        exported = self.onnx is not None or self.safetensors is not None
+        if exported == (self.diffusers is not None):
+            raise ValueError(
+                "a network needs an `onnx` or a `safetensors` entry, or a `diffusers` entry alone"
+            )
         return self
+
+
+class Component(_Strict):
+    """A component of a diffusers pipeline: its class, and the files that the class reads."""
+
+    kind: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{1,63}$")] = Field(
+        description="A class of diffusers or transformers that Atelier knows by this name."
+    )
+    files: Annotated[
+        dict[FileName, StoredFile],
+        Field(min_length=1, max_length=256, description="By the name that the class looks for."),
+    ]
+
+
+class Pipeline(_Strict):
+    """The diffusers pipeline that a model was imported from."""
+
+    kind: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{1,63}$")] = Field(
+        description="The pipeline's class; its own `encode_prompt` reads prompts."
+    )
+    components: Annotated[dict[ComponentName, Component], Field(min_length=1, max_length=16)]
+    settings: dict[ComponentName, bool] = Field(
+        default_factory=dict, description="Settings of the pipeline that bear on prompts."
+    )
 
 
 class Manifest(_Strict):
@@ -120,6 +158,7 @@ class Manifest(_Strict):
     channels: Literal[1, 3] = 3
     pixel_range: tuple[FiniteFloat, FiniteFloat] = (-1.0, 1.0)
     networks: Annotated[dict[str, NetworkFiles], Field(min_length=1, max_length=16)]
+    pipeline: Pipeline | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
     files: dict[str, StoredFile] = Field(
         default_factory=dict, description="Other files of the model, such as `card` and `sheet`."
@@ -135,10 +174,23 @@ class Manifest(_Strict):
             raise ValueError(f"pixel_range must be [low, high] with low < high, got {[low, high]}")
         return self
 
+    @model_validator(mode="after")
+    def _components_are_there(self) -> Manifest:
+        there = self.pipeline.components if self.pipeline else {}
+        for name, network in self.networks.items():
+            if network.diffusers is not None and network.diffusers.component not in there:
+                raise ValueError(
+                    f"network '{name}' is component '{network.diffusers.component}', which "
+                    "`pipeline` does not have"
+                )
+        return self
+
     def stored_files(self) -> list[StoredFile]:
         """Every file that the model consists of, networks first."""
         exports = [e for n in self.networks.values() for e in (n.onnx, n.safetensors) if e]
-        return [*exports, *self.files.values()]
+        components = self.pipeline.components.values() if self.pipeline else ()
+        parts = [file for component in components for file in component.files.values()]
+        return [*exports, *parts, *self.files.values()]
 
 
 class _PlainLoader(yaml.SafeLoader):

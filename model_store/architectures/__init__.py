@@ -16,6 +16,7 @@ from model_store.architectures.autoencoder import SpatialDecoder, SpatialEncoder
 from model_store.architectures.caption_transformer import CaptionTransformer
 from model_store.architectures.classifier import FactorClassifier
 from model_store.architectures.gan import ConditionalGenerator
+from model_store.architectures.noisy_classifier import NoisyClassifier
 from model_store.architectures.pixel_denoiser import PixelDenoiser
 from model_store.architectures.realnvp import RealNVP, RealNVPInverse
 from model_store.architectures.vae import VectorDecoder, VectorEncoder
@@ -26,6 +27,7 @@ ARCHITECTURES: Mapping[str, type[nn.Module]] = MappingProxyType(
         "caption_transformer": CaptionTransformer,
         "conditional_generator": ConditionalGenerator,
         "factor_classifier": FactorClassifier,
+        "noisy_classifier": NoisyClassifier,
         "pixel_denoiser": PixelDenoiser,
         "realnvp": RealNVP,
         "realnvp_inverse": RealNVPInverse,

@@ -14,7 +14,7 @@ from model_store.architectures.caption_transformer import TimeEmbedding
 class PixelDenoiser(nn.Module):
     """Noisy image and time to the noise in it: residual blocks that the time scales and shifts."""
 
-    outputs: ClassVar[tuple[str, ...]] = ("noise",)
+    outputs: ClassVar[tuple[str, ...]] = ("epsilon",)
 
     def __init__(
         self,

@@ -7,12 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-LOG_2PI = math.log(2 * math.pi)
-
-
-def standard_normal_log_density(z: Tensor) -> Tensor:
-    """Log density in nats of ``[n, d]`` under N(0, I), one number a row."""
-    return -0.5 * (z.square() + LOG_2PI).sum(dim=1)
+from services.sampling import bounds
 
 
 def flow_log_likelihood(flow: nn.Module, x: Tensor) -> Tensor:
@@ -22,13 +17,13 @@ def flow_log_likelihood(flow: nn.Module, x: Tensor) -> Tensor:
     gives ``log p(x)``.
     """
     z, log_det = flow(x)
-    nats: Tensor = standard_normal_log_density(z) + log_det - x[0].numel() * math.log(256)
+    nats: Tensor = bounds.standard_normal_log_density(z) + log_det - x[0].numel() * math.log(256)
     return nats
 
 
 def bits_per_dim(log_likelihood: Tensor, dimensions: int = 64) -> Tensor:
     """``-log2 p / d`` from nats of 8-bit images."""
-    return -log_likelihood / (dimensions * math.log(2))
+    return bounds.bits_per_dim(log_likelihood, dimensions)
 
 
 def histogram_bits_per_dim(train: Tensor, test: Tensor, *, levels: int, prior: float) -> float:
@@ -68,11 +63,8 @@ def gaussian_bits_per_dim(train: Tensor, test: Tensor, *, shrinkage: float) -> f
     return float(bits_per_dim(nats, dimensions).mean())
 
 
-def discretized_logistic_log_likelihood(image: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Log probability in nats of 8-bit pixels under a logistic integrated over each pixel's step.
-
-    The lowest and the highest value take the whole tail (Salimans et al., 2017, arXiv:1701.05517,
-    section 2.1), so the probabilities of the 256 values add up to one.
+def observed_log_likelihood(image: Tensor, mean: Tensor, scale: float | Tensor) -> Tensor:
+    """Nats of 8-bit pixels under `bounds.discretized_logistic_log_likelihood`.
 
     Args:
         image: pixels in [-1, 1], ``[n, ...]``; rounded to the 256 levels.
@@ -82,22 +74,8 @@ def discretized_logistic_log_likelihood(image: Tensor, mean: Tensor, scale: Tens
     Returns:
         ``[n]``, summed over the pixels.
     """
-    pixels = ((image + 1) * 127.5).round()
-    center = (mean + 1) * 127.5
-    upper, lower = (pixels + 0.5 - center) / scale, (pixels - 0.5 - center) / scale
-    # log(sigmoid(b) - sigmoid(a)) = b + log(1 - e^(a - b)) - softplus(a) - softplus(b), b > a.
-    step = torch.log(-torch.expm1(-1 / scale))
-    inside = upper + step - nn.functional.softplus(upper) - nn.functional.softplus(lower)
-    lowest = nn.functional.logsigmoid(upper)
-    highest = -nn.functional.softplus(lower)
-    log_mass = torch.where(pixels <= 0, lowest, torch.where(pixels >= 255, highest, inside))
-    return log_mass.flatten(1).sum(dim=1)
-
-
-def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL divergence in nats ``[n]`` of diagonal Gaussians from N(0, I)."""
-    terms = mean.square() + log_variance.exp() - 1 - log_variance
-    return 0.5 * terms.flatten(1).sum(dim=1)
+    pixels, center = ((image + 1) * 127.5).round(), (mean + 1) * 127.5
+    return bounds.discretized_logistic_log_likelihood(pixels, center, scale)
 
 
 def fit_logistic_scale(image: Tensor, mean: Tensor) -> float:
@@ -108,8 +86,5 @@ def fit_logistic_scale(image: Tensor, mean: Tensor) -> float:
         mean: their reconstructions, the same shape.
     """
     candidates = torch.logspace(-1, 1.5, 51)
-    nats = [
-        float(discretized_logistic_log_likelihood(image, mean, scale).mean())
-        for scale in candidates
-    ]
+    nats = [float(observed_log_likelihood(image, mean, scale).mean()) for scale in candidates]
     return float(candidates[max(range(len(nats)), key=nats.__getitem__)])

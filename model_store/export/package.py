@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from model_store.atomic_files import write_atomic
 from model_store.evaluation.sheets import save_sheet
 from model_store.export.card import Card
 from model_store.export.network import NetworkExport, export
@@ -22,9 +23,11 @@ from model_store.manifest import (
     OnnxFile,
     SafetensorsFile,
     StoredFile,
+    read_manifest,
 )
 
 CATALOG = Path(__file__).parents[1] / "catalog"
+MANIFEST = "manifest.json"
 LICENSE = "Apache-2.0"
 OWNER = "atelier"
 
@@ -91,10 +94,24 @@ def fill(package: Package, folder: Path) -> None:
     )
     text = package.card.render(model_license=LICENSE, metrics=metrics, sheet="samples.png")
     (folder / "card.md").write_text(text, encoding="utf-8")
-    manifest = describe(package, metrics, folder)
-    (folder / "manifest.json").write_text(
-        manifest.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8"
-    )
+    write_manifest(describe(package, metrics, folder), folder)
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Put the manifest into the model's folder, as one move."""
+    text = manifest.model_dump_json(indent=1, exclude_none=True) + "\n"
+    write_atomic(folder / MANIFEST, text.encode())
+
+
+def add_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Set some of the options of an exported model, and leave everything else as it is.
+
+    Raises:
+        InvalidManifest: the folder's manifest cannot be read.
+    """
+    manifest = read_manifest(folder / MANIFEST)
+    changed = manifest.model_copy(update={"options": {**manifest.options, **options}})
+    write_manifest(changed, folder)
 
 
 def describe(package: Package, metrics: Mapping[str, Any], folder: Path) -> Manifest:

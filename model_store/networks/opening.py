@@ -7,6 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -16,6 +18,12 @@ from model_store.inspect_safetensors import check_safetensors
 from model_store.limits import StoreLimits
 from model_store.manifest import ExportFile, Manifest, NetworkFiles, OnnxFile
 from model_store.networks.binding import Declared, bind_inputs
+from model_store.networks.component_opening import (
+    component_digests,
+    open_component,
+    prompt_encoder_of,
+)
+from model_store.networks.differentiable import DifferentiableExport
 from model_store.networks.exported_network import ExportedNetwork
 from model_store.networks.graph import Graph
 from model_store.networks.image_layout import Frame
@@ -26,9 +34,9 @@ from model_store.networks.signatures import SIGNATURES, Kind
 from model_store.networks.torch_graph import TorchGraph, load_module, module_inputs
 from model_store.store import Store
 from services.core.errors import EngineFailure, InvalidNetwork
-from services.core.network import Network, OpenedModel
+from services.core.network import DifferentiableNetwork, Network, OpenedModel, PromptEncoder
 
-Export = Literal["onnx", "safetensors"]
+Export = Literal["onnx", "safetensors", "diffusers"]
 Read = Callable[[str], bytes]
 
 EXPORTS: tuple[Export, ...] = ("onnx", "safetensors")
@@ -81,11 +89,19 @@ def open_model(
         measurements = Measurements(default_path(os.environ), device, threads)
     hardware = Hardware(device, threads, measurements, store.limits, prefer)
     networks = open_networks(manifest, lambda file: store.read(model_id, file), hardware)
-    return opened(manifest, networks)
+    gradients = differentiable_networks(store, manifest, device, threads=threads)
+    read = partial(store.read, model_id)
+    encoder = prompt_encoder_of(manifest, read, store.limits, device)
+    return opened(manifest, networks, gradients, encoder)
 
 
-def opened(manifest: Manifest, networks: Mapping[str, Network]) -> OpenedModel:
-    """What a manifest says of a model, with its networks."""
+def opened(
+    manifest: Manifest,
+    networks: Mapping[str, Network],
+    gradients: Mapping[str, Callable[[], DifferentiableNetwork]] | None = None,
+    open_prompt_encoder: Callable[[], PromptEncoder] | None = None,
+) -> OpenedModel:
+    """What a manifest says of a model, with its networks and the way to their gradients."""
     return OpenedModel(
         id=manifest.id,
         family=manifest.family,
@@ -98,7 +114,46 @@ def opened(manifest: Manifest, networks: Mapping[str, Network]) -> OpenedModel:
         networks=networks,
         options=manifest.options,
         card={"license": manifest.license, "metrics": manifest.metrics},
+        gradients=gradients or {},
+        open_prompt_encoder=open_prompt_encoder,
     )
+
+
+def differentiable_networks(
+    store: Store, manifest: Manifest, device: torch.device, *, threads: int
+) -> Mapping[str, Callable[[], DifferentiableNetwork]]:
+    """What opens the differentiable form of each network that has one; nothing is opened yet."""
+    return {
+        name: partial(open_differentiable, store, manifest.id, name, device, threads=threads)
+        for name, files in manifest.networks.items()
+        if files.safetensors is not None
+    }
+
+
+def open_differentiable(
+    store: Store, model_id: str, name: str, device: torch.device, *, threads: int
+) -> DifferentiableExport:
+    """One network from its safetensors export, whichever export serves it otherwise.
+
+    Raises:
+        ModelNotFound: the model is gone.
+        IntegrityFailure: the file is missing or is not the one that was stored.
+        InvalidNetwork: it has no such export, or it cannot be opened.
+    """
+    manifest = store.get(model_id)
+    measurements = Measurements(default_path(os.environ), device, threads)
+    hardware = Hardware(device, threads, measurements, store.limits, "safetensors")
+    graph, declared = _safetensors(
+        manifest, name, lambda file: store.read(model_id, file), hardware
+    )
+    try:
+        network = DifferentiableExport(graph, declared, device)
+    except EngineFailure as error:
+        raise InvalidNetwork(
+            f"network '{name}' was opened, and fails when run: {error.message}"
+        ) from error
+    _settle(network, _digests(manifest, name, "safetensors"), hardware, "vjp rows")
+    return network
 
 
 def open_networks(
@@ -122,15 +177,14 @@ def open_export(
         InvalidNetwork: it cannot be opened, or is not what its family needs.
     """
     network = _bind(manifest, name, read, hardware, export)
-    _settle(network, _digests(manifest.networks[name], export), hardware)
+    _settle(network, _digests(manifest, name, export), hardware)
     return network
 
 
 def _bind(
     manifest: Manifest, name: str, read: Read, hardware: Hardware, export: Export
 ) -> ExportedNetwork:
-    load = _onnx if export == "onnx" else _safetensors
-    graph, declared = load(manifest, name, read, hardware)
+    graph, declared = _LOADERS[export](manifest, name, read, hardware)
     try:
         return ExportedNetwork(graph, declared, hardware.device)
     except EngineFailure as error:
@@ -139,20 +193,25 @@ def _bind(
         ) from error
 
 
-def _settle(network: ExportedNetwork, digests: list[str], hardware: Hardware) -> None:
+def _settle(
+    network: ExportedNetwork, digests: list[str], hardware: Hardware, what: str = "rows"
+) -> None:
     """Give a network its row plan: as remembered, else as probed now."""
-    known = hardware.measurements.get("rows", digests) if digests else None
+    known = hardware.measurements.get(what, digests) if digests else None
     if known is not None and network.take_plan(known.plan()):
         return
     network.probe()
     if digests:
         found = Measurement(least=network.plan.least, most=network.plan.most)
-        hardware.measurements.put("rows", digests, found)
+        hardware.measurements.put(what, digests, found)
 
 
-def _digests(files: NetworkFiles, *exports: Export) -> list[str]:
+def _digests(manifest: Manifest, name: str, *exports: Export) -> list[str]:
+    files = manifest.networks[name]
+    if files.diffusers is not None:
+        return component_digests(manifest, name)
     named = {"onnx": files.onnx, "safetensors": files.safetensors}
-    chosen = [named[export] for export in exports]
+    chosen = [named[export] for export in exports if export != "diffusers"]
     return [file.sha256 for file in chosen if file and file.sha256]
 
 
@@ -182,7 +241,7 @@ def _onnx(manifest: Manifest, name: str, read: Read, hardware: Hardware) -> tupl
 
 def _safetensors(
     manifest: Manifest, name: str, read: Read, hardware: Hardware
-) -> tuple[Graph, Declared]:
+) -> tuple[TorchGraph, Declared]:
     file = manifest.networks[name].safetensors
     if file is None:
         raise InvalidNetwork(f"network '{name}' has no safetensors export")
@@ -203,6 +262,24 @@ def _safetensors(
     return graph, declared
 
 
+def _component(
+    manifest: Manifest, name: str, read: Read, hardware: Hardware
+) -> tuple[Graph, Declared]:
+    return open_component(
+        manifest,
+        name,
+        read,
+        limits=hardware.limits,
+        device=hardware.device,
+        threads=hardware.threads,
+    )
+
+
+_LOADERS: Mapping[Export, Callable[..., tuple[Graph, Declared]]] = MappingProxyType(
+    {"onnx": _onnx, "safetensors": _safetensors, "diffusers": _component}
+)
+
+
 def _row_shapes(
     manifest: Manifest, name: str, declared: Declared, read: Read, hardware: Hardware
 ) -> Mapping[str, Sequence[int]]:
@@ -219,7 +296,7 @@ def _row_shapes(
 
 def _choose(manifest: Manifest, name: str, read: Read, hardware: Hardware) -> ExportedNetwork:
     """The faster of two exports: as remembered, else as measured now."""
-    digests = _digests(manifest.networks[name], *EXPORTS)
+    digests = _digests(manifest, name, *EXPORTS)
     known = hardware.measurements.get("seconds", digests)
     if known is not None and known.seconds and known.seconds.keys() == set(EXPORTS):
         faster = min(EXPORTS, key=known.seconds.__getitem__)
@@ -228,7 +305,7 @@ def _choose(manifest: Manifest, name: str, read: Read, hardware: Hardware) -> Ex
     seconds: dict[str, float] = {export: seconds_of(opened[export]) for export in EXPORTS}
     hardware.measurements.put("seconds", digests, Measurement(seconds=seconds))
     faster = min(EXPORTS, key=seconds.__getitem__)
-    _settle(opened[faster], _digests(manifest.networks[name], faster), hardware)
+    _settle(opened[faster], _digests(manifest, name, faster), hardware)
     return opened[faster]
 
 
@@ -255,6 +332,8 @@ def _finish(device: torch.device) -> None:
 
 
 def _only(files: NetworkFiles, prefer: Export | None) -> Export:
+    if files.diffusers:
+        return "diffusers"
     if files.onnx and files.safetensors:
         return prefer or "onnx"
     return "onnx" if files.onnx else "safetensors"

@@ -66,6 +66,9 @@ SIGNATURES: Mapping[tuple[str, str], Signature] = MappingProxyType(
         ("diffusion", "denoiser"): Signature(
             (Port("x", Kind.LATENT), Port("t", Kind.TIME), _TOKENS, _LABEL), _PREDICTIONS
         ),
+        ("diffusion", "classifier"): Signature(
+            (Port("x", Kind.LATENT), Port("t", Kind.TIME)), (Port("logits", Kind.LATENT),)
+        ),
         ("diffusion", "encoder"): _ENCODER,
         ("diffusion", "decoder"): _DECODER,
     }

@@ -28,7 +28,7 @@ RowShapes = Mapping[str, Sequence[int]]
 
 
 class TorchGraph:
-    """A module in evaluation mode, without gradients."""
+    """A module in evaluation mode, its weights without gradients."""
 
     def __init__(
         self,
@@ -55,9 +55,18 @@ class TorchGraph:
 
     def run(self, feeds: Mapping[str, Tensor]) -> Sequence[Tensor]:
         """Evaluate; outputs are on the module's device."""
+        with torch.inference_mode():
+            return self.record(feeds)
+
+    def record(self, feeds: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """Evaluate as `run` does; what feeds require gradients, outputs can be differentiated by.
+
+        Raises:
+            EngineFailure: the computation failed.
+            OutOfDeviceMemory: it did not fit.
+        """
         try:
-            with torch.inference_mode():
-                values = self._module(**{k: v.to(self._device) for k, v in feeds.items()})
+            values = self._module(**{k: v.to(self._device) for k, v in feeds.items()})
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory(f"network '{self._name}' ran out of memory") from error
         except (RuntimeError, ValueError, IndexError) as error:
@@ -85,7 +94,7 @@ def load_module(
     """
     stored = sum(math.prod(shape) for shape in shapes.values())
     try:
-        with _Budget(name, 2 * stored + SPARE_NUMBERS):
+        with NumberBudget(name, 2 * stored + SPARE_NUMBERS):
             module = architectures.build(architecture, dict(config))
     except _BUILD_ERRORS as error:
         raise InvalidNetwork(
@@ -125,7 +134,7 @@ def module_inputs(
     return inputs
 
 
-class _Budget(TorchFunctionMode):
+class NumberBudget(TorchFunctionMode):
     """Counts the numbers that factory functions are asked for, and stops at a ceiling."""
 
     def __init__(self, name: str, numbers: int) -> None:

@@ -23,6 +23,7 @@ from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import shapes, shapes_autoencoder, shapes_vocabulary
 from model_store.recipes.latents import Standardizer, encode_pool
+from model_store.recipes.reference import add_reference
 from model_store.recipes.shapes_autoencoder import Autoencoder
 from model_store.recipes.training import (
     Run,
@@ -279,8 +280,9 @@ def card(summary: str, settings: Mapping[str, Any]) -> Card:
 
 
 def main() -> None:
-    """Train, measure, export and package the model."""
+    """Train, measure, export and package the model, then add its reference likelihoods."""
     publish(package(train(arguments(__doc__ or "", minutes=65))))
+    add_reference("shapes-ldm")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,13 @@ from torch.nn import functional
 from model_store.architectures.blocks import gaussian_sample
 from model_store.architectures.vae import VectorDecoder, VectorEncoder
 from model_store.evaluation import judge
-from model_store.evaluation.likelihood import (
-    bits_per_dim,
-    discretized_logistic_log_likelihood,
-    gaussian_kl,
-)
+from model_store.evaluation.likelihood import observed_log_likelihood
 from model_store.evaluation.reconstruction import peak_signal_to_noise
 from model_store.export.card import Card
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import shapes
+from model_store.recipes.reference import add_reference
 from model_store.recipes.training import (
     Run,
     arguments,
@@ -29,6 +26,7 @@ from model_store.recipes.training import (
     learning_rate,
     set_learning_rate,
 )
+from services.sampling.bounds import bits_per_dim, kl_to_standard_normal
 
 BATCH = 64
 LATENT = 32
@@ -115,8 +113,8 @@ def train(options: argparse.Namespace) -> VariationalAutoencoder:
         mean, log_variance = encoder(images)
         noise = torch.randn(mean.shape, generator=run.generator)
         output = decoder(gaussian_sample(mean, log_variance, noise))
-        nats = discretized_logistic_log_likelihood(images, output, observation()).mean()
-        kl = gaussian_kl(mean, log_variance).mean()
+        nats = observed_log_likelihood(images, output, observation()).mean()
+        kl = kl_to_standard_normal(mean, log_variance).mean()
         warm_up = min(1.0, run.progress / 0.1)
         loss = (warm_up * kl - nats) / PIXELS
         optimizer.zero_grad(set_to_none=True)
@@ -148,10 +146,10 @@ def measure(model: VariationalAutoencoder) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(14)
     images, factors = shapes.batch(MEASURED, "test", generator)
     mean, log_variance = model.encoder(images)
-    kl = gaussian_kl(mean, log_variance)
+    kl = kl_to_standard_normal(mean, log_variance)
     noise = torch.randn(mean.shape, generator=generator)
     drawn = model.decoder(gaussian_sample(mean, log_variance, noise))
-    nats = discretized_logistic_log_likelihood(images, drawn, model.observation())
+    nats = observed_log_likelihood(images, drawn, model.observation())
     reconstruction = model.decoder(mean)
     samples = model.decoder(torch.randn(mean.shape, generator=generator))
     return {
@@ -241,9 +239,10 @@ def card(summary: str) -> Card:
 
 
 def main() -> None:
-    """Train, measure, export and package the model."""
+    """Train, measure, export and package the model, then add its reference likelihoods."""
     options = arguments(__doc__ or "", minutes=20)
     publish(package(train(options)))
+    add_reference("shapes-vae")
 
 
 if __name__ == "__main__":

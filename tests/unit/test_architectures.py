@@ -24,6 +24,8 @@ FORWARDS = [
             "horizontal": (3,),
         },
     ),
+    ("noisy_classifier", {"x": (1, 8, 8), "t": ()}, {"logits": (10,)}),
+    ("pixel_denoiser", {"x": (1, 8, 8), "t": ()}, {"epsilon": (1, 8, 8)}),
     ("realnvp", {"x": (1, 8, 8)}, {"z": (64,), "log_det": ()}),
     ("realnvp_inverse", {"z": (64,)}, {"x": (1, 8, 8)}),
     ("spatial_decoder", {"z": (8, 8, 8)}, {"image": (3, 32, 32)}),

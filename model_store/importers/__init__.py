@@ -1,0 +1,1 @@
+"""From other projects' model folders to manifests of ours."""
