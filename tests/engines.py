@@ -98,9 +98,12 @@ def opened(
 
 
 def ready(model: OpenedModel) -> Engine:
-    """The engine of a model, set up on the CPU."""
+    """The engine of a model, set up on the CPU; what its networks count begins after that."""
     engine = discover()[model.family](model, CPU, ImageLimits())
     engine.setup()
+    for network in model.networks.values():
+        if isinstance(network, RowByRow):
+            network.batches.clear()
     return engine
 
 

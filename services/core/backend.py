@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.core.job import Answer, Call
+from services.core.job import Answer, Call, Event, Watch
 from services.core.model import ModelInfo
 
 
@@ -39,6 +39,18 @@ class Backend(Protocol):
 
         Raises:
             AtelierError: the call was refused, failed, or was withdrawn.
+        """
+        ...
+
+    def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
+        """Do the work and tell of it: `Queued`, then what happens, at last `CallFinished`.
+
+        A row's image comes as soon as the row is done. Whoever reads slowly sees the latest
+        progress and the latest previews of each row, never an old backlog. Closing the generator
+        withdraws the call, as cancelling does for `run`.
+
+        Raises:
+            AtelierError: as `run`; before the first event if the call was refused.
         """
         ...
 

@@ -95,6 +95,17 @@ class Engine(ABC):
         """ONE network evaluation for the whole batch; families of one evaluation have none."""
         raise NotImplementedError(f"{self.family} has no stepwise trajectories")
 
+    def noise_level(self, trajectory: Trajectory) -> float | None:  # noqa: ARG002 - others have one
+        """Standard deviation of the noise that is left in a state; ``None`` where there is none."""
+        return None
+
+    def preview(self, trajectory: Trajectory) -> codec.Pixels | None:  # noqa: ARG002 - as above
+        """What a trajectory is becoming, small and cheap; ``None`` where nothing can be shown.
+
+        Changes nothing. Made of what the last evaluation already found: no network is evaluated.
+        """
+        return None
+
     def jobs(self, call: Call, *, deadline: float | None = None) -> list[Job[Any]]:
         """Check a call against the model and split it into one job per row.
 

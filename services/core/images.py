@@ -213,3 +213,10 @@ def encode(pixels: Pixels, encoding: Encoding) -> bytes:
         lossless = encoding.compression == 100
         image.save(stream, "WEBP", quality=encoding.compression, lossless=lossless)
     return stream.getvalue()
+
+
+def resized(pixels: Pixels, resolution: tuple[int, int]) -> Pixels:
+    """Uint8 ``[channels, height, width]`` at another ``(height, width)``, by bicubic filtering."""
+    size = (resolution[1], resolution[0])
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in pixels]
+    return np.stack([np.asarray(p.resize(size, Image.Resampling.BICUBIC)) for p in planes])

@@ -103,3 +103,88 @@ class Job(Generic[P]):
     deadline: float | None = None
     images: tuple[NDArray[np.uint8], ...] = ()
     mask: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a caller wants to see of a call under way, besides how far it is.
+
+    Attributes:
+        preview_every: a preview after every so many evaluations; 0 for none.
+        previews: so many previews, evenly spaced over the evaluations; 0 for none.
+    """
+
+    preview_every: int = 0
+    previews: int = 0
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether a preview follows evaluation ``step`` of ``steps``; the image follows the last.
+
+        Args:
+            step: evaluations done, from 1.
+            steps: evaluations in all.
+        """
+        if step >= steps:
+            return False
+        if self.preview_every and step % self.preview_every == 0:
+            return True
+        share = self.previews + 1
+        return any(step == round(k * steps / share) for k in range(1, share))
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The call was accepted.
+
+    ``rows`` of its own stand behind ``ahead`` rows of others; ``seconds`` is the predicted device
+    time until all of these are done.
+    """
+
+    rows: int
+    ahead: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A row has done ``step`` of its ``steps`` network evaluations.
+
+    ``sigma`` is the standard deviation of the noise that is left in the state, where the model's
+    family has one; ``seconds_left`` is predicted from the pace so far.
+    """
+
+    row: int
+    step: int
+    steps: int
+    sigma: float | None
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a row is becoming, as an encoded image; ``index`` counts the row's previews from 0."""
+
+    row: int
+    step: int
+    steps: int
+    index: int
+    image: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RowFinished:
+    """A row is done; ``item`` is what an `Answer` would hold in its place."""
+
+    row: int
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class CallFinished:
+    """Every row was handed out; always the last event."""
+
+    model: str
+    timings: Timings
+
+
+Event = Queued | Progress | Preview | RowFinished | CallFinished

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from services.core.errors import InvalidNetwork
+from services.core.errors import InvalidNetwork, UnsupportedTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,51 @@ class Network(Protocol):
         ...
 
 
+class DifferentiableNetwork(Network, Protocol):
+    """A network that can be differentiated with respect to an input."""
+
+    def vjp(
+        self, inputs: Mapping[str, Tensor], *, wrt: str, output: str, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Evaluate a batch, and the vector-Jacobian product of every row.
+
+        Rows are independent here too, bitwise, as in `Network`.
+
+        Args:
+            inputs: as in a call; every tensor has the same leading dimension.
+            wrt: name of the floating-point input to differentiate with respect to.
+            output: name of the output to differentiate.
+            cotangent: ``v``, of the output's shape.
+
+        Returns:
+            The output, and ``v^T (d output / d wrt)`` of the input's shape.
+        """
+        ...
+
+
+class PromptEncoder(Protocol):
+    """What a model makes of a prompt: the tensors that its networks are told, for one row."""
+
+    def __call__(self, prompt: str, *, negative: bool = False) -> Mapping[str, Tensor]:
+        """Encode one prompt by itself; tensors have no batch dimension and are on the CPU.
+
+        Args:
+            prompt: any text, also none.
+            negative: whether guidance is to lead away from it.
+
+        Raises:
+            InvalidParameter: the model cannot read it.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A verified model with its networks ready to run on one device."""
+    """A verified model with its networks ready to run on one device.
+
+    ``gradients`` opens, when it is called, the differentiable form of a network that has one; it
+    may be another export than the one in ``networks``, which is chosen for speed.
+    """
 
     id: str
     family: str
@@ -57,6 +99,35 @@ class OpenedModel:
     networks: Mapping[str, Network]
     options: Mapping[str, Any]
     card: Mapping[str, Any]
+    gradients: Mapping[str, Callable[[], DifferentiableNetwork]] = field(default_factory=dict)
+    open_prompt_encoder: Callable[[], PromptEncoder] | None = None
+
+    def prompt_encoder(self) -> PromptEncoder:
+        """Open what reads prompts.
+
+        Raises:
+            InvalidNetwork: the model has no such thing.
+            ModelError: a file of it is missing, changed, or no fit.
+        """
+        if self.open_prompt_encoder is None:
+            raise InvalidNetwork(
+                f"the options of '{self.id}' say that it reads prompts; it is no pipeline that does"
+            )
+        return self.open_prompt_encoder()
+
+    def differentiable(self, name: str) -> DifferentiableNetwork:
+        """Open the differentiable form of a network.
+
+        Raises:
+            UnsupportedTask: it has none.
+            ModelError: its file is missing, changed, or no fit.
+        """
+        if name not in self.gradients:
+            raise UnsupportedTask(
+                f"network '{name}' of '{self.id}' has no differentiable export (safetensors of an "
+                "architecture that ships with Atelier); an ONNX graph has no gradients"
+            )
+        return self.gradients[name]()
 
     def network(self, name: str, *, inputs: Sequence[str], outputs: Sequence[str]) -> Network:
         """A network that the family cannot do without.

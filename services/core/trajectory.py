@@ -56,6 +56,11 @@ class Trajectory:
         """Whether nothing but decoding is left."""
         return self.index >= self.workload.evaluations
 
+    @property
+    def rows(self) -> int:
+        """Rows that it takes in its next stepwise evaluation: at most the workload's."""
+        return self.workload.rows
+
     def noise(self) -> Tensor:
         """Unit noise of the state's shape for the evaluation under way.
 

@@ -11,6 +11,26 @@ from services.sampling.bounds import bits_per_dim, percentile_among
 
 ANOMALOUS_PERCENTILE = 1.0
 
+ReferenceSettings = dict[str, int | str | None]
+"""The parameters that a model's reference quantiles were computed with, by name."""
+
+
+def comparable(
+    reference: Sequence[float] | None, settings: ReferenceSettings, asked: Mapping[str, Any]
+) -> Sequence[float] | None:
+    """The reference quantiles where a request's estimator is the one that made them, else none.
+
+    A bound moves with its tightness, and a likelihood with what the model is told: against the
+    quantiles of another estimator a percentile would say nothing of the image.
+
+    Args:
+        reference: ascending quantiles of log-likelihoods of held-out images.
+        settings: the parameters that matter, as they were for the reference.
+        asked: the request's own parameters.
+    """
+    same = all(asked.get(name) == value for name, value in settings.items())
+    return reference if same else None
+
 
 def judged(
     log_likelihood: float,

@@ -18,6 +18,9 @@ MEASURING_SECONDS = 1.5
 WORTHLESS = 1.5
 """So are batches beyond one whose rows cost this much more than the cheapest."""
 UNMEASURED_SECONDS = 0.02
+"""Guessed for a row at the knee of work that no rehearsal measures; it is learned in its use."""
+UNMEASURED_KNEE = 8
+"""Such rows share evaluations too, up to this many; a row alone is guessed at twice the cost."""
 SPEED_RATE = 0.05
 """How fast a curve follows the hardware's speed, which moves all its points alike."""
 SHAPE_RATE = 0.005
@@ -95,7 +98,9 @@ class Costs:
         """The curve of a stage (``step`` or ``decode``); a guess where nothing was measured yet."""
         found = self._curves.get((stage, key))
         if found is None:
-            found = CostCurve({rows: UNMEASURED_SECONDS * rows for rows in (1, 8)})
+            found = CostCurve(
+                {1: 2 * UNMEASURED_SECONDS, UNMEASURED_KNEE: UNMEASURED_KNEE * UNMEASURED_SECONDS}
+            )
             self._curves[(stage, key)] = found
         return found
 

@@ -116,8 +116,19 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name="atelier-loop", daemon=True)
         self._thread.start()
 
-    def submit(self, model: LoadedModel, jobs: Sequence[Job[Any]]) -> list[Ticket]:
+    def submit(
+        self,
+        model: LoadedModel,
+        jobs: Sequence[Job[Any]],
+        watcher: Callable[[Ticket], None] | None = None,
+    ) -> list[Ticket]:
         """Accept the rows of one call, all or none; returns at once.
+
+        Args:
+            model: what the jobs are for.
+            jobs: the rows.
+            watcher: called in the loop's thread after each stepwise evaluation of each row. It must
+                not wait: everybody's next evaluation does.
 
         Raises:
             QueueFull, DeadlineUnmeetable: see `admission.admit`.
@@ -136,6 +147,7 @@ class Loop:
                 queue_seconds=self._queue_seconds,
             )
             for ticket in tickets:
+                ticket.watcher = watcher
                 self._tickets[id(ticket)] = ticket
                 self._reserved += ticket.remaining_work
                 model.live += 1
@@ -305,6 +317,8 @@ class Loop:
             curve.observe(rows, seconds)
             limit = curve.knee()
         self._observer.evaluated(model.id, stage, rows, max(rows, limit), seconds)
+        if stage == "step":
+            _tell_watchers(batch)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         if isinstance(error, AtelierError):
@@ -338,6 +352,17 @@ class Loop:
 def _trajectories(batch: Sequence[Ticket]) -> list[Trajectory]:
     found = [ticket.trajectory for ticket in batch]
     return [trajectory for trajectory in found if trajectory is not None]
+
+
+def _tell_watchers(batch: Sequence[Ticket]) -> None:
+    for ticket in batch:
+        if ticket.watcher is None or ticket.canceled:
+            continue
+        try:
+            ticket.watcher(ticket)
+        except Exception:  # a look at the work must not end the work
+            log.exception("the watcher of job %s failed; it is told no more", ticket.job.id)
+            ticket.watcher = None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

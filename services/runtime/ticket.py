@@ -94,8 +94,10 @@ class Ticket:
 
     @property
     def rows(self) -> int:
-        """Rows that it takes in its target."""
-        return self.workload.rows if self.target == "step" else 1
+        """Rows that it takes in its target; before it is prepared, the most that it may take."""
+        if self.target != "step":
+            return 1
+        return self.workload.rows if self.trajectory is None else self.trajectory.rows
 
     @property
     def busy_seconds(self) -> float:

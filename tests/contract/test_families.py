@@ -20,14 +20,17 @@ from services.core.job import Answer, Call, Job, Task
 from services.core.trajectory import Result
 from services.families import discover
 from services.families.latent import MAX_FRAMES, MAX_IMAGES
-from services.sampling.samplers import SAMPLERS
+from services.sampling.samplers import samplers_for
+from services.sampling.schedule import VariancePreserving
 from services.serving.in_process import InProcessBackend
 from tests.engines import MODELS, ask, call, carry, one_of_each, ready, some_pixels
 
 FAMILIES = pytest.mark.parametrize("family", sorted(discover()))
 EVERY_OPERATION = (
-    "generate", "likelihood", "encode", "interpolate", "variation", "inpaint", "reconstruct"
+    "generate", "likelihood", "encode", "interpolate", "variation", "inpaint", "outpaint", "invert",
+    "reconstruct",
 )  # fmt: skip
+WITHOUT_IMAGE = ("generate", "interpolate")
 
 
 @pytest.fixture
@@ -55,8 +58,10 @@ def shape_of(engine: Engine) -> Shape:
 def minimal(shape: Shape, name: str, seed: int = 0, **parameters: Any) -> Call:
     """The smallest call of an operation; images and a mask where its kind needs them."""
     image = some_pixels(shape.channels, shape.height, shape.width, seed=seed)
-    needs_image = name in ("likelihood", "encode", "variation", "inpaint", "reconstruct")
+    needs_image = name not in WITHOUT_IMAGE
     mask = None
+    if name == "outpaint":
+        parameters = {"left": shape.width // 4, **parameters}
     if name == "inpaint":
         mask = np.zeros((1, shape.height, shape.width), np.uint8)
         mask[0, : shape.height // 2] = 255
@@ -243,17 +248,30 @@ def likelihood_samples(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
     return {"samples": draw(st.sampled_from([1, 2, 5]))} if name == "likelihood" else {}
 
 
+COMPOSED = [{"prompt": "red", "weight": 0.8}, {"prompt": "square", "weight": 0.6}]
+DETERMINISTIC = ("ddim", "heun", "dpmpp_2m")
+SAMPLERS = samplers_for(VariancePreserving())
+OWN_TIMES = ("ddpm", "ddim", "pndm", "lcm")
+
+
 def diffusion_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
     fields: dict[str, Any] = {"prompt": draw(st.sampled_from(["", "red circle", "a blue square"]))}
     if name == "likelihood":
         return fields | {"steps": draw(st.integers(2, 4)), "samples": draw(st.integers(1, 2))}
     if name == "encode":
         return fields | {"steps": draw(st.integers(2, 4))}
-    fields["sampler"] = draw(st.sampled_from(SAMPLERS))
+    fields["sampler"] = draw(st.sampled_from(DETERMINISTIC if name == "invert" else SAMPLERS))
     fields["steps"] = draw(st.integers(1, 5))
+    if fields["sampler"] not in OWN_TIMES:
+        fields["sigma_schedule"] = draw(st.sampled_from([None, "karras", "exponential", "beta"]))
     fields["guidance_scale"] = draw(st.sampled_from([1.0, 1.0, 0.0, 2.5, 7.5]))
     fields["negative_prompt"] = draw(st.sampled_from(["", "green"]))
-    if name == "variation":
+    fields["guidance_interval"] = draw(st.sampled_from([[0.0, 1.0], [0.2, 0.6]]))
+    fields["guidance_rescale"] = draw(st.sampled_from([0.0, 0.0, 0.7]))
+    fields |= draw(st.sampled_from([{}, {}, {"adaptive_guidance": 0.9}, {"prompts": COMPOSED}]))
+    if "prompts" in fields:
+        del fields["prompt"]
+    if name in ("variation", "invert"):
         fields["strength"] = draw(st.sampled_from([0.3, 0.8]))
     return fields
 

@@ -72,6 +72,7 @@ def test_what_was_never_measured_is_guessed_and_then_learned() -> None:
     costs = Costs()
     curve = costs.curve("step", "unheard of")
     assert curve.seconds(1) > 0
+    assert curve.knee() > 1, "rows that nothing was measured of would never share an evaluation"
     curve.observe(1, 10)
     assert costs.curve("step", "unheard of").seconds(1) == curve.seconds(1)
 

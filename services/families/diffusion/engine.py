@@ -3,51 +3,76 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from services.core.engine import REHEARSED_STEPS, Engine
 from services.core.errors import InvalidParameter
+from services.core.images import Pixels
 from services.core.job import Call, Job
-from services.core.model import ModelInfo
+from services.core.model import Conditioning, ModelInfo
 from services.core.network import Network
 from services.core.parameters import Parameters
 from services.core.pixels import LEVELS, to_bins, to_tensor
 from services.core.trajectory import Result, Trajectory, Workload
-from services.families.diffusion.flights import Blend, Judgement, Sampling, advanced
+from services.families.diffusion.classifier import ClassifierGuide
+from services.families.diffusion.conditioning import conditioner_of
+from services.families.diffusion.denoising import denoise
+from services.families.diffusion.editing import (
+    check_margins,
+    first_state,
+    noise_seed,
+    on_canvas,
+)
+from services.families.diffusion.flights import Judgement, Sampling, advanced
+from services.families.diffusion.ode_flight import OdeFlight, ProbabilityFlow
 from services.families.diffusion.options import DiffusionOptions
 from services.families.diffusion.parameters import (
-    Conditioned,
     Encode,
     Generate,
     Inpaint,
     Interpolate,
+    Invert,
     Likelihood,
+    Outpaint,
     Sampled,
     Variation,
 )
+from services.families.diffusion.previews import PreviewMap, clamped, declared_map, fitted_map
 from services.families.diffusion.results import Renderer
-from services.families.latent import (
-    Frames,
-    check_frames,
-    ends,
-    generator,
-    latent_from,
-    unique_images,
+from services.families.diffusion.steering import (
+    Condition,
+    Steering,
+    Words,
+    check_end_prompt,
+    guidance_of,
+    spoken,
+    steering,
 )
-from services.sampling.denoiser import to_denoised
-from services.sampling.guidance import branch_rows, combine, is_guided
-from services.sampling.samplers import SAMPLERS, Plan, make_inversion_plan, make_plan
+from services.families.latent import Frames, check_frames, generator, unique_images
+from services.sampling.guidance import Guidance
+from services.sampling.inversion import make_way
+from services.sampling.plan import Plan
+from services.sampling.samplers import (
+    make_inversion_plan,
+    samplers_for,
+    sigma_schedules_for,
+)
+from services.sampling.schedule import VarianceExploding
 
+NEEDS_ENCODER = {"variation", "inpaint", "outpaint", "invert", "encode"}
 EVERYTHING: dict[str, type[Parameters]] = {
     "generate": Generate,
     "variation": Variation,
     "inpaint": Inpaint,
+    "outpaint": Outpaint,
+    "invert": Invert,
     "interpolate": Interpolate,
     "likelihood": Likelihood,
     "encode": Encode,
@@ -62,14 +87,17 @@ class DiffusionEngine(Engine):
     def read_options(self) -> None:
         """See `Engine.read_options`."""
         self.options = DiffusionOptions.read(self.model.id, self.model.options)
+        self.conditioner = conditioner_of(self.model, self.options)
         self.in_latents = self.options.latent is not None
         self.has_encoder = not self.in_latents or "encoder" in self.model.networks
+        self.classifier = ClassifierGuide(self.model, self.options, self.device)
+        self.probability_flow = ProbabilityFlow(self.model, self.options, self.device)
 
     def setup(self) -> None:
         """See `Engine.setup`."""
-        inputs = ["x", "t", *(["tokens"] if self.options.tokenizer else [])]
+        inputs = ["x", "t", *self.conditioner.inputs]
         self.denoiser: Network = self.model.network("denoiser", inputs=inputs, outputs=[])
-        self.output = next(iter(self.denoiser.outputs))
+        self.conditioner.open(self.denoiser)
         self.renderer = Renderer(self.model, self.options, self.device)
         if self.in_latents and self.has_encoder:
             self.encoder: Network = self.model.network(
@@ -78,24 +106,40 @@ class DiffusionEngine(Engine):
         space = self.options.latent
         declared = space.shape if space else [self.model.channels, *self.model.resolution]
         self.shape = self.latent_shape(declared, self.denoiser.inputs["x"])
+        self.preview_map = self._preview_map() if self.in_latents else None
 
     def describe(self) -> ModelInfo:
         """See `Engine.describe`."""
         return self.model_info(
-            conditioning=("text",) if self.options.tokenizer else ("none",),
+            conditioning=self._conditioning(),
+            labels=self.conditioner.labels or self.classifier.labels,
             likelihood="lower_bound" if "likelihood" in self.operations() else "none",
             limits={
                 "max_steps": self.options.schedule.max_steps,
-                "samplers": list(SAMPLERS),
+                "samplers": list(samplers_for(self.options.schedule)),
+                "sigma_schedules": list(sigma_schedules_for(self.options.schedule)),
                 "defaults": self.options.defaults.model_dump(),
+                "likelihood_methods": [*self._judging_methods()],
             },
         )
+
+    def _conditioning(self) -> tuple[Conditioning, ...]:
+        kind = self.conditioner.kind
+        if not self.classifier.labels or kind == "label":
+            return (kind,)
+        return ("label",) if kind == "none" else (kind, "label")
+
+    def _judging_methods(self) -> tuple[str, ...]:
+        offered = "likelihood" in self.operations()
+        return ("bound", *self.probability_flow.methods) if offered else ()
 
     def operations(self) -> Mapping[str, type[Parameters]]:
         """See `Engine.operations`."""
         judged = self.has_encoder and (not self.in_latents or self.options.observation is not None)
-        without = set() if self.has_encoder else {"variation", "inpaint", "encode"}
-        without |= set() if judged else {"likelihood"}
+        without = set() if self.has_encoder else NEEDS_ENCODER
+        without = without if judged else without | {"likelihood"}
+        if isinstance(self.options.schedule, VarianceExploding):
+            without = without | {"likelihood", "encode"}  # both end in noise of unit variance
         return {name: kind for name, kind in EVERYTHING.items() if name not in without}
 
     def refusal(self, name: str) -> str:
@@ -108,15 +152,23 @@ class DiffusionEngine(Engine):
             )
         return f"{self.model.id} cannot {name}; {offered}"
 
+    def jobs(self, call: Call, *, deadline: float | None = None) -> list[Job[Any]]:
+        """See `Engine.jobs`; an outpainting becomes the inpainting of a larger canvas."""
+        return on_canvas(super().jobs(call, deadline=deadline))
+
     def check(self, call: Call, parameters: Any) -> None:
         """See `Engine.check`."""
-        self._tokens(parameters)
         if isinstance(parameters, Sampled):
-            self._plan(parameters)
-            self._negative_tokens(parameters)
+            self._steering(parameters, read=self._checked)
+        else:
+            self._checked(*spoken(parameters))
         if isinstance(parameters, Frames):
             check_frames(call, parameters)
-        if isinstance(parameters, Likelihood | Encode):
+        if isinstance(parameters, Outpaint):
+            check_margins(parameters, self.model.resolution)
+        if isinstance(parameters, Likelihood) and parameters.method == "ode":
+            self.probability_flow.check()
+        elif isinstance(parameters, Likelihood | Encode):
             limit = self.options.schedule.max_steps - 1
             if parameters.steps > limit:
                 raise InvalidParameter(f"steps must be at most {limit}", param="steps")
@@ -124,17 +176,19 @@ class DiffusionEngine(Engine):
     def workload(self, job: Job[Any]) -> Workload:
         """All kinds of jobs share the denoiser's evaluations."""
         parameters = job.parameters
+        if isinstance(parameters, Likelihood) and parameters.method == "ode":
+            return self.probability_flow.workload(parameters)
         if isinstance(parameters, Likelihood):
             count = parameters.steps * parameters.samples
             return Workload(decode="bound", step="denoiser", evaluations=count)
         if isinstance(parameters, Encode):
             return Workload(decode="values", step="denoiser", evaluations=parameters.steps)
-        plan, scale = self._plan(parameters)
+        plan, _ = self._way(parameters)
         return Workload(
             decode="image",
             step="denoiser",
             evaluations=len(plan),
-            rows=2 if is_guided(scale) else 1,
+            rows=self._steering(parameters, read=lambda _: {}).most_rows,
         )
 
     def rehearsal(self) -> Sequence[Job[Any]]:
@@ -153,9 +207,22 @@ class DiffusionEngine(Engine):
         return [self._start(job, posteriors) for job in jobs]
 
     def step(self, batch: Sequence[Trajectory]) -> None:
-        """One evaluation of the denoiser for rows at any level, of any sampler and any task."""
+        """One evaluation of the denoiser for rows at any level, of any sampler and any task.
+
+        Rows of the probability-flow ODE have an evaluation of their own, with its gradient.
+        """
+        if isinstance(batch[0], OdeFlight):
+            self.probability_flow.step([t for t in batch if isinstance(t, OdeFlight)])
+            return
         rows = [t for t in batch if isinstance(t, Sampling | Judgement)]
-        denoised = self._denoise(rows)
+        denoised, agreed = denoise(
+            self.denoiser,
+            rows,
+            self.options,
+            self.classifier,
+            self.model.pixel_range,
+            self.device,
+        )
         sampled = [i for i, t in enumerate(rows) if isinstance(t, Sampling)]
         samplings = [t for t in rows if isinstance(t, Sampling)]
         states = advanced(samplings, denoised[sampled]) if samplings else []
@@ -166,8 +233,8 @@ class DiffusionEngine(Engine):
         ]
         # Nothing below can fail: a batch is taken whole or not at all.
         for t, state, i in zip(samplings, states, sampled, strict=True):
-            t.past = denoised[i]
-            t.commit(state)
+            t.steering.agreed |= agreed[i]
+            t.take(state, denoised[i])
         for judgement, term in terms:
             judgement.take(term)
 
@@ -176,33 +243,34 @@ class DiffusionEngine(Engine):
         kind = batch[0].workload.decode
         if kind == "bound":
             return self.renderer.bounds([t for t in batch if isinstance(t, Judgement)])
+        if kind == "ode":
+            return self.renderer.estimates([t for t in batch if isinstance(t, OdeFlight)])
         if kind == "values":
             return [self.renderer.latents(t) for t in batch]
         return self.renderer.images(batch)
 
-    def _denoise(self, rows: Sequence[Sampling | Judgement]) -> Tensor:
-        """``D(x)`` of every row, guided where the row asks for it: ``[n, ...]`` on the CPU."""
-        scales = [t.scale for t in rows]
-        guided, _ = branch_rows(scales)
-        x = torch.stack([t.x for t in rows])
-        levels = [t.level for t in rows]
-        times = torch.tensor([level.time for level in levels], dtype=torch.float32)
-        inputs = {
-            "x": torch.cat([x, x[guided]]) if guided else x,
-            "t": torch.cat([times, times[guided]]) if guided else times,
-        }
-        if self.options.tokenizer:
-            tokens = [t.condition["tokens"] for t in rows]
-            tokens += [rows[i].condition["negative_tokens"] for i in guided]
-            inputs["tokens"] = torch.stack(tokens)
-        output = self.denoiser(**{k: v.to(self.device) for k, v in inputs.items()})[self.output]
-        return to_denoised(
-            self.options.prediction_type,
-            x,
-            combine(output.cpu(), scales),
-            torch.tensor([level.alpha for level in levels], dtype=torch.float64),
-            torch.tensor([level.sigma for level in levels], dtype=torch.float64),
-        )
+    def noise_level(self, trajectory: Trajectory) -> float | None:
+        """See `Engine.noise_level`."""
+        if not isinstance(trajectory, Sampling) or trajectory.index == 0:
+            return None
+        return float(trajectory.plan.next_sigmas[trajectory.index - 1])
+
+    def preview(self, trajectory: Trajectory) -> Pixels | None:
+        """The denoised image of the last evaluation; of latents, its colours (`PreviewMap`)."""
+        if not isinstance(trajectory, Sampling) or trajectory.denoised is None:
+            return None
+        denoised = trajectory.denoised
+        if trajectory.blend is not None:
+            denoised = trajectory.blend.apply(denoised, alpha=1.0, sigma=0.0)
+        if self.in_latents:
+            return self.preview_map.apply(denoised) if self.preview_map else None
+        low, high = self.model.pixel_range
+        return clamped((denoised.cpu() - low) / (high - low) * (LEVELS - 1))
+
+    def _preview_map(self) -> PreviewMap | None:
+        if self.options.preview is not None:
+            return declared_map(self.options.preview, self.model.channels, self.shape[0])
+        return fitted_map(self)
 
     def _encode(self, jobs: Sequence[Job[Any]]) -> dict[int, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of each image in the denoiser's space, by image identity."""
@@ -226,16 +294,16 @@ class DiffusionEngine(Engine):
 
     def _start(self, job: Job[Any], posteriors: Mapping[int, tuple[Tensor, Tensor]]) -> Trajectory:
         parameters = job.parameters
-        condition = {
-            "tokens": self._tokens(parameters),
-            "negative_tokens": self._negative_tokens(parameters),
-        }
-        source = generator(job.seed)
+        source = generator(noise_seed(job))
         load = self.workload(job)
         found = [posteriors[id(image)] for image in job.images]
         if isinstance(parameters, Likelihood):
+            condition = self._condition(*spoken(parameters))
+            if parameters.method == "ode":
+                return self.probability_flow.start(job, load, source, condition, found[0])
             return self._judgement(job, load, source, condition, *found[0])
         if isinstance(parameters, Encode):
+            condition = self._condition(*spoken(parameters))
             plan = make_inversion_plan(self.options.schedule, parameters.steps)
             return Sampling(
                 job=job,
@@ -243,56 +311,30 @@ class DiffusionEngine(Engine):
                 x=found[0][0] * float(plan.alphas[0]),
                 generator=source,
                 condition=condition,
+                steering=Steering(conditions=(condition,), evaluations=len(plan)),
                 plan=plan,
             )
-        plan, scale = self._plan(parameters)
-        x, blend = self._first_state(job, plan, source, found)
+        plan, _ = self._way(parameters)
+        steering = self._steering(parameters, index=job.index)
+        known = found[0][0] if found else None
+        x, blend = first_state(job, plan, source, known, self.shape)
         return Sampling(
             job=job,
             workload=load,
             x=x,
             generator=source,
-            condition=condition,
+            condition=steering.conditions[0],
+            steering=steering,
             plan=plan,
-            scale=scale,
             blend=blend,
         )
-
-    def _first_state(
-        self,
-        job: Job[Any],
-        plan: Plan,
-        source: torch.Generator,
-        found: Sequence[tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, Blend | None]:
-        parameters = job.parameters
-        if isinstance(parameters, Frames):
-            start, end = ends(
-                parameters,
-                self.shape,
-                lambda seed: torch.randn(self.shape, generator=generator(seed)),
-                (),
-            )
-            return parameters.between(start, end, job.index) * plan.initial_scale, None
-        if isinstance(parameters, Generate) and parameters.latents is not None:
-            return latent_from(parameters.latents, self.shape) * plan.initial_scale, None
-        noise = torch.randn(self.shape, generator=source)
-        if not found:
-            return noise * plan.initial_scale, None
-        known = found[0][0]
-        x = float(plan.alphas[0]) * known + float(plan.sigmas[0]) * noise
-        if job.mask is None:
-            return x, None
-        mask = torch.from_numpy(job.mask.astype(np.float32) / 255)
-        mask = functional.adaptive_max_pool2d(mask, self.shape[-2:])
-        return x, Blend(known=known, mask=mask, noise=noise)
 
     def _judgement(
         self,
         job: Job[Any],
         load: Workload,
         source: torch.Generator,
-        condition: Mapping[str, Tensor],
+        condition: Condition,
         mean: Tensor,
         std: Tensor,
     ) -> Judgement:
@@ -302,6 +344,7 @@ class DiffusionEngine(Engine):
             x=mean,
             generator=source,
             condition=condition,
+            steering=Steering(conditions=(condition,), evaluations=load.evaluations),
             grid=self.options.schedule.bound_grid(job.parameters.steps),
             mean=mean,
             std=std,
@@ -312,48 +355,76 @@ class DiffusionEngine(Engine):
         judgement.begin_pass()
         return judgement
 
-    def _plan(self, parameters: Sampled) -> tuple[Plan, float]:
-        """The plan that a request asks for, and its guidance scale.
+    def _guidance(self, parameters: Sampled) -> Guidance:
+        guidance = guidance_of(parameters, self.options.defaults.guidance_scale)
+        # Without a condition both branches would hear the same.
+        return guidance if self.conditioner.branches else guidance.unscaled()
+
+    def _way(self, parameters: Sampled) -> tuple[Plan, int]:
+        """A request's plan, and how many of its evaluations first carry an image to noise.
 
         Raises:
-            InvalidParameter: more steps than the schedule has.
+            InvalidParameter: see `make_way`.
         """
         defaults = self.options.defaults
-        steps = parameters.steps if parameters.steps is not None else defaults.steps
-        try:
-            plan = make_plan(parameters.sampler or defaults.sampler, self.options.schedule, steps)
-        except ValueError as error:
-            raise InvalidParameter(str(error), param="steps") from error
-        if isinstance(parameters, Variation):
-            kept = min(steps, max(1, round(steps * parameters.strength)))
-            plan = plan.from_step(steps - kept)
-        if self.options.tokenizer is None:
-            return plan, 1.0  # both branches would hear the same
-        scale = parameters.guidance_scale
-        return plan, defaults.guidance_scale if scale is None else scale
+        part = parameters.strength if isinstance(parameters, Variation | Invert) else 1.0
+        return make_way(
+            parameters.sampler or defaults.sampler,
+            self.options.schedule,
+            defaults.steps if parameters.steps is None else parameters.steps,
+            parameters.sigma_schedule,
+            strength=part,
+            inverts=isinstance(parameters, Invert),
+        )
 
-    def _tokens(self, parameters: Conditioned) -> Tensor:
-        vocabulary = self.options.tokenizer
-        if vocabulary is None:
-            if parameters.prompt or parameters.factors:
-                raise InvalidParameter(
-                    f"{self.model.id} is unconditional and takes no prompt", param="prompt"
-                )
-            return torch.zeros(0, dtype=torch.int64)
-        if parameters.factors is not None:
-            if parameters.prompt:
-                raise InvalidParameter("give either prompt or factors", param="factors")
-            return torch.tensor(vocabulary.tokens(vocabulary.check(parameters.factors)))
-        return torch.tensor(vocabulary.tokens(vocabulary.read(parameters.prompt)))
+    def _steering(
+        self,
+        parameters: Sampled,
+        *,
+        index: int = 0,
+        read: Callable[[Words], Condition] | None = None,
+    ) -> Steering:
+        """What the network is told on the way of one row of a request.
 
-    def _negative_tokens(self, parameters: Any) -> Tensor:
-        prompt = getattr(parameters, "negative_prompt", "")
-        vocabulary = self.options.tokenizer
-        if vocabulary is None:
-            if prompt:
-                raise InvalidParameter(
-                    f"{self.model.id} is unconditional and takes no prompt",
-                    param="negative_prompt",
-                )
-            return torch.zeros(0, dtype=torch.int64)
-        return torch.tensor(vocabulary.tokens(vocabulary.read(prompt, param="negative_prompt")))
+        Raises:
+            InvalidParameter: words that the model does not know, or guidance that it cannot have.
+        """
+        if parameters.dynamic_threshold is not None and self.in_latents:
+            raise InvalidParameter(
+                f"dynamic_threshold holds pixels in their range, and {self.model.id} denoises "
+                "latents, which have none; use guidance_rescale",
+                param="dynamic_threshold",
+            )
+        if isinstance(parameters, Interpolate):
+            check_end_prompt(parameters, self.model.id, between=self.conditioner.continuous)
+        read = read or partial(self._condition, scale=parameters.guidance_scale)
+        plan, climb = self._way(parameters)
+        return steering(
+            parameters,
+            index=index,
+            evaluations=len(plan),
+            climb=climb,
+            guidance=self._guidance(parameters),
+            target=self.classifier.target(parameters),
+            condition=lambda words: read(self._unaimed(words)),
+        )
+
+    def _unaimed(self, words: Words) -> Words:
+        """Words without the label, where that is for the classifier alone."""
+        if self.classifier.labels and self.conditioner.kind != "label":
+            return replace(words, label=None)
+        return words
+
+    def _condition(self, words: Words, *, scale: float | None = None) -> Condition:
+        """What the network is told beside the state and the time.
+
+        Raises:
+            InvalidParameter: the model cannot be told this.
+        """
+        default = self.options.defaults.guidance_scale
+        return self.conditioner.condition(words, default if scale is None else scale)
+
+    def _checked(self, words: Words) -> Condition:
+        """Nothing but a refusal, for what `_condition` would not read; needs no `setup`."""
+        self.conditioner.check(words)
+        return {}

@@ -10,13 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from services.core.trajectory import Trajectory
+from services.families.diffusion.steering import Steering
 from services.sampling.bounds import diffusion_last_term, diffusion_prior_term, diffusion_term
-from services.sampling.samplers import HISTORY, Plan, advance
+from services.sampling.plan import Plan
+from services.sampling.plan import advanced as states_after
 from services.sampling.schedule import Grid
 
 
@@ -47,12 +48,22 @@ class Blend:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sampling(Trajectory):
-    """A state on its way along a plan, from noise to image or, inverted, back."""
+    """A state on its way along a plan, from noise to image or, inverted, back.
+
+    ``denoised`` is the denoised image of the last evaluation; ``past`` holds the states and the
+    denoised images of as many as the plan's rows refer to, the latest first.
+    """
 
     plan: Plan
-    scale: float = 1.0
-    past: Tensor | None = None
+    steering: Steering
+    denoised: Tensor | None = None
+    past: tuple[tuple[Tensor, Tensor], ...] = ()
     blend: Blend | None = None
+
+    @property
+    def rows(self) -> int:
+        """Network rows of the next evaluation: what guidance needs there."""
+        return self.steering.rows_at(self.index)
 
     @property
     def level(self) -> Level:
@@ -67,6 +78,12 @@ class Sampling(Trajectory):
         i = self.index
         return self.blend.apply(state, self.plan.next_alphas[i], self.plan.next_sigmas[i])
 
+    def take(self, state: Tensor, denoised: Tensor) -> None:
+        """Move on to the next state, and remember what later rows refer to."""
+        self.denoised = denoised
+        self.past = ((self.x, denoised), *self.past)[: self.plan.memory]
+        self.commit(state)
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Judgement(Trajectory):
@@ -78,6 +95,7 @@ class Judgement(Trajectory):
     """
 
     grid: Grid
+    steering: Steering
     mean: Tensor
     std: Tensor
     pixels: Tensor
@@ -85,7 +103,6 @@ class Judgement(Trajectory):
     uniform: bool = False
     clean: list[Tensor] = field(default_factory=list)
     diffusion: list[float] = field(default_factory=list)
-    scale: float = 1.0
 
     @property
     def terms(self) -> int:
@@ -100,7 +117,8 @@ class Judgement(Trajectory):
 
     def begin_pass(self) -> None:
         """Draw a clean latent from the posterior and the first noise."""
-        self.clean.append(self.mean + self.std * self._posterior_noise())
+        noise = posterior_noise(self.mean.shape, self.generator, uniform=self.uniform)
+        self.clean.append(self.mean + self.std * noise)
         self.diffusion.append(0.0)
         self.x = self._noised(0)
 
@@ -125,12 +143,6 @@ class Judgement(Trajectory):
         prior = torch.stack([diffusion_prior_term(c[None], self._at(0)) for c in self.clean])
         return float(prior.mean()) + diffusion_last_term(self.mean.numel(), self._at(self.terms))
 
-    def _posterior_noise(self) -> Tensor:
-        """Of unit variance."""
-        if not self.uniform:
-            return torch.randn(self.mean.shape, generator=self.generator)
-        return (torch.rand(self.mean.shape, generator=self.generator) - 0.5) * math.sqrt(12)
-
     def _noised(self, i: int) -> Tensor:
         alpha, sigma = self._at(i)
         noise = torch.randn(self.mean.shape, generator=self.generator)
@@ -138,6 +150,13 @@ class Judgement(Trajectory):
 
     def _at(self, i: int) -> tuple[float, float]:
         return float(self.grid.alphas[i]), float(self.grid.sigmas[i])
+
+
+def posterior_noise(shape: Sequence[int], generator: torch.Generator, *, uniform: bool) -> Tensor:
+    """Unit-variance noise around a clean latent: Gaussian, or ``uniform`` within a pixel's bin."""
+    if not uniform:
+        return torch.randn(tuple(shape), generator=generator)
+    return (torch.rand(tuple(shape), generator=generator) - 0.5) * math.sqrt(12)
 
 
 def advanced(batch: Sequence[Sampling], denoised: Tensor) -> list[Tensor]:
@@ -150,24 +169,5 @@ def advanced(batch: Sequence[Sampling], denoised: Tensor) -> list[Tensor]:
     Returns:
         The next state of each; nothing is changed yet.
     """
-    rows = np.stack(
-        [
-            np.concatenate(
-                ([t.plan.state[t.index]], t.plan.denoised[t.index], [t.plan.noise[t.index]])
-            )
-            for t in batch
-        ]
-    )
-    x = torch.stack([t.x for t in batch])
-    images = [denoised]
-    if rows[:, 2 : 1 + HISTORY].any():
-        past = [t.past if t.past is not None else torch.zeros_like(t.x) for t in batch]
-        images.append(torch.stack(past))
-    noise = None
-    if rows[:, -1].any():
-        silence = torch.zeros_like(batch[0].x)
-        noise = torch.stack(
-            [t.noise() if row[-1] else silence for t, row in zip(batch, rows, strict=True)]
-        )
-    moved = advance(x, images, noise, torch.from_numpy(rows))
+    moved = states_after(batch, denoised)
     return [t.blended(state) for t, state in zip(batch, moved.unbind(0), strict=True)]

@@ -15,12 +15,15 @@ from services.core.network import Network, OpenedModel
 from services.core.parameters import Latents
 from services.core.pixels import LEVELS, require_finite, to_pixels
 from services.core.trajectory import Result, Trajectory
+from services.families.diffusion.editing import seeds_of
 from services.families.diffusion.flights import Judgement
+from services.families.diffusion.ode_flight import OdeFlight
 from services.families.diffusion.options import DiffusionOptions
-from services.families.likelihood import judged
+from services.families.likelihood import comparable, judged
 from services.sampling.bounds import (
     discretized_logistic_log_likelihood,
     gaussian_entropy,
+    standard_normal_log_density,
 )
 
 
@@ -47,7 +50,7 @@ class Renderer:
         decoded = self._decode(torch.stack([t.x for t in batch]))
         pixels = to_pixels(decoded, self._model.pixel_range)
         return [
-            Result(_composite(t, image), {"seed": t.job.seed})
+            Result(_composite(t, image), seeds_of(t.job))
             for t, image in zip(batch, pixels, strict=True)
         ]
 
@@ -69,13 +72,33 @@ class Renderer:
             self._bound(row, values) for row, values in zip(batch, reconstructions, strict=True)
         ]
 
+    def estimates(self, batch: Sequence[OdeFlight]) -> list[Result]:
+        """Likelihoods estimated along the probability-flow ODE, with their terms.
+
+        Two of them estimate the log-density of the state with the schedule's least noise, under the
+        model that the ODE is (Song et al., 2021, eq. 39): ``log_prior``, of the noise that it ends
+        in, and ``log_det``, the divergence on the way there. Neither is a bound: both have the
+        solver's error, and the second the trace estimator's, which averages out over probes.
+
+        The others turn that density into one of the 8-bit image as `bounds` does, and so are a
+        lower bound: ``reconstruction`` and ``entropy`` for the encoder's posterior (in pixel space,
+        uniform noise within a pixel's bin), and ``ends`` for reading the clean state off the one
+        with the least noise, whose loss and gain of entropy leave ``log alpha`` a dimension. The
+        total is an estimate, comparable with that of `bounds`, from which it differs in the
+        diffusion's part alone.
+        """
+        reconstructions = self._reconstructions(batch)
+        return [
+            self._estimate(row, values) for row, values in zip(batch, reconstructions, strict=True)
+        ]
+
     def _decode(self, x: Tensor) -> Tensor:
         if self._decoder is None:
             return x
         z = x * self.scale + self.shift
         return self._decoder(z=z.to(self._device))["image"].cpu()
 
-    def _reconstructions(self, batch: Sequence[Judgement]) -> list[list[float]]:
+    def _reconstructions(self, batch: Sequence[Judgement | OdeFlight]) -> list[list[float]]:
         """``log p(image | z)`` of every pass of every row; zeros in pixel space."""
         observation = self._options.observation
         if self._decoder is None or observation is None:
@@ -110,10 +133,46 @@ class Renderer:
             },
             samples=count,
             std_error=stdev(estimates) / math.sqrt(count) if count > 1 else None,
-            reference=self._options.reference_log_likelihoods,
+            reference=self._reference(row),
         )
 
-    def _entropy(self, row: Judgement) -> float:
+    def _estimate(self, row: OdeFlight, reconstructions: Sequence[float]) -> Result:
+        log_priors = standard_normal_log_density(row.x).tolist()
+        log_dets = row.log_det.tolist()
+        ends = row.mean.numel() * math.log(row.first.alpha)
+        entropy = self._entropy(row)
+        estimates = [
+            reconstruction + log_prior + log_det + ends + entropy
+            for reconstruction, log_prior, log_det in zip(
+                reconstructions, log_priors, log_dets, strict=True
+            )
+        ]
+        require_finite(torch.tensor(estimates))
+        count = len(estimates)
+        return judged(
+            fmean(estimates),
+            dims=row.pixels.numel(),
+            kind="estimate",
+            terms={
+                "reconstruction": fmean(reconstructions),
+                "log_prior": fmean(log_priors),
+                "log_det": fmean(log_dets),
+                "ends": ends,
+                "entropy": entropy,
+            },
+            samples=count,
+            std_error=stdev(estimates) / math.sqrt(count) if count > 1 else None,
+            reference=self._reference(row),
+        )
+
+    def _reference(self, row: Judgement | OdeFlight) -> Sequence[float] | None:
+        """What the model was told by another name than a prompt counts as one."""
+        options, asked = self._options, row.job.parameters.model_dump()
+        if asked.get("factors") is not None or asked.get("label") is not None:
+            asked["prompt"] = None
+        return comparable(options.reference_log_likelihoods, options.reference_settings, asked)
+
+    def _entropy(self, row: Judgement | OdeFlight) -> float:
         """Of the posterior; in pixel space, of the uniform noise within a pixel's bin."""
         if self._decoder is None:
             low, high = self._model.pixel_range

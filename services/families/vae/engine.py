@@ -28,7 +28,7 @@ from services.families.latent import (
     generator,
     unique_images,
 )
-from services.families.likelihood import judged
+from services.families.likelihood import ReferenceSettings, comparable, judged
 from services.families.vae.parameters import (
     Encode,
     Generate,
@@ -61,6 +61,7 @@ class VaeOptions(Options):
     latent: LatentSpec | None = None
     observation: Observation | None = None
     reference_log_likelihoods: list[float] | None = None
+    reference_settings: ReferenceSettings = Field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -253,7 +254,11 @@ class VaeEngine(Engine):
             },
             samples=len(row.log_weights),
             std_error=float(error) if len(row.log_weights) > 1 else None,
-            reference=self.options.reference_log_likelihoods,
+            reference=comparable(
+                self.options.reference_log_likelihoods,
+                self.options.reference_settings,
+                row.job.parameters.model_dump(),
+            ),
         )
 
     def _encoding(self, trajectory: Trajectory) -> Result:

@@ -1,0 +1,145 @@
+"""A model's classifier of noisy states, and what it does for the rows that name a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.core.errors import InvalidParameter, UnsupportedTask
+from services.core.network import DifferentiableNetwork, OpenedModel
+from services.core.validation import near
+from services.families.diffusion.options import DiffusionOptions
+from services.families.diffusion.parameters import Guided
+from services.sampling.classifier_guidance import class_cotangent, shifted
+
+NETWORK = "classifier"
+SHOWN_LABEL = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The class that a row is guided to, and how strongly."""
+
+    index: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aimed:
+    """A row of an evaluation that is guided to a class.
+
+    Attributes:
+        row: its place among the denoised images.
+        x: the noisy state.
+        time: what the network is told.
+        alpha: signal level.
+        sigma: noise level.
+        target: where it is guided to.
+    """
+
+    row: int
+    x: Tensor
+    time: float
+    alpha: float
+    sigma: float
+    target: Target
+
+
+class ClassifierGuide:
+    """The classifier of one model, or the lack of one.
+
+    Its network takes ``x`` and ``t`` as the denoiser does and gives ``logits``, one per label of
+    ``options: {classifier: {labels: [...]}}``. It is opened when the first row needs it, in a form
+    that has gradients.
+    """
+
+    def __init__(self, model: OpenedModel, options: DiffusionOptions, device: torch.device) -> None:
+        """Open nothing yet."""
+        self._model, self._device = model, device
+        self.labels = tuple(options.classifier.labels) if options.classifier else ()
+        self._opened: DifferentiableNetwork | None = None
+
+    def target(self, parameters: Guided) -> Target | None:
+        """The class that a request asks to be guided to; none without a label.
+
+        Raises:
+            InvalidParameter: the model has no classifier, or not that class, or none was named.
+            UnsupportedTask: the classifier has no gradients.
+        """
+        if not self.labels:
+            if parameters.classifier_scale is not None:
+                raise InvalidParameter(
+                    f"{self._model.id} has no classifier to guide it", param="classifier_scale"
+                )
+            return None
+        if parameters.label is None:
+            if parameters.classifier_scale is not None:
+                raise InvalidParameter(
+                    f"classifier_scale needs a label; known are {', '.join(self.labels)}",
+                    param="classifier_scale",
+                )
+            return None
+        if NETWORK not in self._model.gradients:
+            raise UnsupportedTask(
+                f"the classifier of {self._model.id} cannot be differentiated (an ONNX graph has "
+                "no gradients; a safetensors export of an architecture that ships with Atelier "
+                "has), so it cannot guide; leave label out",
+                param="label",
+            )
+        scale = 1.0 if parameters.classifier_scale is None else parameters.classifier_scale
+        index = self._index(parameters.label)
+        return Target(index, scale) if scale else None
+
+    def guided(self, denoised: Tensor, aimed: Sequence[Aimed]) -> Tensor:
+        """Denoised images with those of some rows moved towards their classes.
+
+        The classifier is evaluated twice, the second time with its gradient.
+
+        Args:
+            denoised: ``[n, ...]``.
+            aimed: at least one.
+
+        Raises:
+            ModelError: the classifier cannot be opened.
+        """
+        network = self._network()
+        output = next(iter(network.outputs))
+        x = torch.stack([one.x for one in aimed]).to(self._device)
+        times = torch.tensor([one.time for one in aimed], dtype=torch.float32)
+        inputs = {"x": x, "t": times.to(self._device)}
+        classes = torch.tensor([one.target.index for one in aimed], device=self._device)
+        logits = network(**inputs)[output]
+        _, gradients = network.vjp(
+            inputs, wrt="x", output=output, cotangent=class_cotangent(logits, classes)
+        )
+        rows = [one.row for one in aimed]
+        moved = denoised.clone()
+        moved[rows] = shifted(
+            denoised[rows],
+            gradients.cpu(),
+            torch.tensor([one.target.scale for one in aimed], dtype=torch.float64),
+            torch.tensor([one.alpha for one in aimed], dtype=torch.float64),
+            torch.tensor([one.sigma for one in aimed], dtype=torch.float64),
+        )
+        return moved
+
+    def _network(self) -> DifferentiableNetwork:
+        if self._opened is None:
+            self._opened = self._model.differentiable(NETWORK)
+        return self._opened
+
+    def _index(self, label: int | str) -> int:
+        names = [name.casefold() for name in self.labels]
+        if isinstance(label, int):
+            if 0 <= label < len(names):
+                return label
+            reason = f"label {label} is out of range; there are {len(names)}, from 0"
+            raise InvalidParameter(reason, param="label")
+        if label.strip().casefold() in names:
+            return names.index(label.strip().casefold())
+        offers = near(label, self.labels)
+        hint = f"did you mean {' or '.join(offers)}?" if offers else f"known are {self.labels}"
+        raise InvalidParameter(f"unknown label '{label[:SHOWN_LABEL]}'; {hint}", param="label")

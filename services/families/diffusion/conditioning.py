@@ -1,0 +1,264 @@
+"""From what a client says to what the denoiser is told: words, prompts, labels, or nothing.
+
+A conditioner turns one branch's words into named tensors without a batch dimension. It does so for
+each row by itself, so that a row's condition does not depend on its company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from services.core.errors import InvalidNetwork, InvalidParameter
+from services.core.model import Conditioning
+from services.core.network import Network, OpenedModel, PromptEncoder
+from services.core.validation import near
+from services.families.diffusion.options import DiffusionOptions, FromLabel, FromPrompt
+from services.families.diffusion.steering import Condition, Words
+from services.families.diffusion.tokenizer import Vocabulary
+
+REMEMBERED_PROMPTS = 32
+SHOWN_LABEL = 40
+
+
+class Conditioner(Protocol):
+    """How one model is told what an image shows.
+
+    Attributes:
+        kind: as the model's description names it.
+        inputs: the denoiser's inputs beside the state and the time.
+        branches: whether guidance has something to lead away from: two branches that differ.
+        labels: names of the model's labels, where it has some.
+        continuous: whether a prompt is numbers between which there are others.
+    """
+
+    @property
+    def kind(self) -> Conditioning:
+        """See the class."""
+        ...
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """See the class."""
+        ...
+
+    @property
+    def branches(self) -> bool:
+        """See the class."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
+
+    @property
+    def continuous(self) -> bool:
+        """See the class."""
+        ...
+
+    def open(self, denoiser: Network) -> None:
+        """Open what `condition` needs; called once, before it.
+
+        Raises:
+            ModelError: it cannot be opened, or is no fit for the denoiser.
+        """
+        ...
+
+    def check(self, words: Words) -> None:
+        """Refuse what the model cannot be told, from any thread and before `open`.
+
+        Raises:
+            InvalidParameter: says what it can be told.
+        """
+        ...
+
+    def condition(self, words: Words, scale: float) -> Condition:
+        """The tensors for one branch of one row.
+
+        Args:
+            words: what was said.
+            scale: the guidance scale, for networks that take it as an input.
+
+        Raises:
+            InvalidParameter: the model cannot read it.
+        """
+        ...
+
+
+class _Closed:
+    """What most conditioners have in common: nothing to open, no labels, two branches."""
+
+    kind: Conditioning = "text"
+    inputs: Sequence[str] = ()
+    branches = True
+    labels: tuple[str, ...] = ()
+    continuous = False
+
+    def __init__(self, model_id: str) -> None:
+        self.model_id = model_id
+
+    def open(self, denoiser: Network) -> None:
+        """Nothing to open."""
+
+    def refuse_label(self, words: Words) -> None:
+        """Refuse a label; raises `InvalidParameter`."""
+        if words.label is not None:
+            raise InvalidParameter(f"{self.model_id} has no labels", param="label")
+
+    def refuse_prompt(self, words: Words, instead: str) -> None:
+        """Refuse a prompt of any kind; raises `InvalidParameter`."""
+        if words.prompt or words.factors or words.param == "prompts":
+            raise InvalidParameter(f"{self.model_id} {instead}", param=words.param)
+
+
+class Unconditional(_Closed):
+    """A model that is told nothing."""
+
+    kind: Conditioning = "none"
+    branches = False
+
+    def check(self, words: Words) -> None:
+        """See `Conditioner.check`."""
+        self.refuse_label(words)
+        self.refuse_prompt(words, "is unconditional and takes no prompt")
+
+    def condition(self, words: Words, scale: float) -> Condition:  # noqa: ARG002 - see Conditioner
+        """No tensors."""
+        self.check(words)
+        return {}
+
+
+class FactorWords(_Closed):
+    """A vocabulary of named factors; see `Vocabulary`."""
+
+    inputs: Sequence[str] = ("tokens",)
+
+    def __init__(self, model_id: str, vocabulary: Vocabulary) -> None:
+        super().__init__(model_id)
+        self._vocabulary = vocabulary
+
+    def check(self, words: Words) -> None:
+        """See `Conditioner.check`."""
+        self._tokens(words)
+
+    def condition(self, words: Words, scale: float) -> Condition:  # noqa: ARG002 - see Conditioner
+        """One token per factor."""
+        return {"tokens": torch.tensor(self._tokens(words))}
+
+    def _tokens(self, words: Words) -> list[int]:
+        self.refuse_label(words)
+        vocabulary = self._vocabulary
+        if words.factors is not None:
+            return vocabulary.tokens(vocabulary.check(words.factors))
+        return vocabulary.tokens(vocabulary.read(words.prompt, param=words.param))
+
+
+class Prompts(_Closed):
+    """A model's own prompt encoder, run once per distinct prompt."""
+
+    continuous = True
+
+    def __init__(self, model: OpenedModel, options: FromPrompt) -> None:
+        super().__init__(model.id)
+        self._model, self._embedded = model, options.embedded_guidance
+        self.inputs = (*options.inputs, *(["guidance"] if self._embedded else []))
+        self.branches = not self._embedded and options.unguided_branch
+        self._encoder: PromptEncoder | None = None
+        self._encode = lru_cache(maxsize=REMEMBERED_PROMPTS)(self._encoded)
+
+    def open(self, denoiser: Network) -> None:
+        """See `Conditioner.open`; the empty prompt shows whether both fit."""
+        self._encoder = self._model.prompt_encoder()
+        for name, value in self.condition(Words(), 1.0).items():
+            wanted = denoiser.inputs[name].shape
+            if tuple(value.shape) != wanted:
+                raise InvalidNetwork(
+                    f"a prompt of '{self.model_id}' gives '{name}' of {list(value.shape)}; its "
+                    f"denoiser takes {list(wanted)}"
+                )
+
+    def check(self, words: Words) -> None:
+        """See `Conditioner.check`; how long a prompt is, its encoder alone can tell."""
+        self.refuse_label(words)
+        if words.factors is not None:
+            raise InvalidParameter(
+                f"{self.model_id} reads a prompt in free words; it has no factors", param="factors"
+            )
+        further = words.param == "prompts" or (words.param == "negative_prompt" and words.prompt)
+        if further and not self.branches:
+            raise InvalidParameter(
+                f"{self.model_id} was distilled to one branch: it takes one prompt, and none to "
+                "lead away from",
+                param=words.param,
+            )
+
+    def condition(self, words: Words, scale: float) -> Condition:
+        """What the prompt encoder makes of it, and the scale where the network takes it."""
+        self.check(words)
+        told = self._encode(words.prompt, words.param == "negative_prompt")
+        if self._embedded:
+            return {**told, "guidance": torch.tensor(scale, dtype=torch.float32)}
+        return told
+
+    def _encoded(self, prompt: str, negative: bool) -> Condition:
+        if self._encoder is None:
+            raise InvalidNetwork(f"the prompt encoder of '{self.model_id}' is not open")
+        return self._encoder(prompt, negative=negative)
+
+
+class Labels(_Closed):
+    """A class label; no label is a class of its own, which guidance leads away from."""
+
+    kind: Conditioning = "label"
+    inputs: Sequence[str] = ("label",)
+
+    def __init__(self, model_id: str, options: FromLabel) -> None:
+        super().__init__(model_id)
+        self._options = options
+        self.labels = tuple(options.labels)
+
+    def check(self, words: Words) -> None:
+        """See `Conditioner.check`."""
+        self._index(words)
+
+    def condition(self, words: Words, scale: float) -> Condition:  # noqa: ARG002 - see Conditioner
+        """The label's index."""
+        index: Tensor = torch.tensor(self._index(words), dtype=torch.int64)
+        return {"label": index}
+
+    def _index(self, words: Words) -> int:
+        self.refuse_prompt(words, "takes a label, no prompt")
+        label, classes = words.label, self._options.classes
+        if label is None:
+            return self._options.null
+        if isinstance(label, int):
+            if not 0 <= label < classes:
+                raise InvalidParameter(
+                    f"label {label} is out of range; there are {classes}, from 0", param="label"
+                )
+            return label
+        names = [name.casefold() for name in self.labels]
+        if label.strip().casefold() in names:
+            return names.index(label.strip().casefold())
+        offers = near(label, self.labels)
+        hint = f"; did you mean {' or '.join(offers)}?" if offers else ""
+        raise InvalidParameter(
+            f"unknown label '{label[:SHOWN_LABEL]}'{hint} A number from 0 to {classes - 1} will do",
+            param="label",
+        )
+
+
+def conditioner_of(model: OpenedModel, options: DiffusionOptions) -> Conditioner:
+    """The conditioner that a manifest's options ask for."""
+    if options.tokenizer is not None:
+        return FactorWords(model.id, options.tokenizer)
+    if isinstance(options.conditioning, FromPrompt):
+        return Prompts(model, options.conditioning)
+    if isinstance(options.conditioning, FromLabel):
+        return Labels(model.id, options.conditioning)
+    return Unconditional(model.id)
