@@ -27,6 +27,8 @@ atelier likelihood digits-realnvp digit.png
 
 atelier likelihood shapes-vae *.png --samples 256 --json
 
+atelier likelihood shapes-ldm star.png --method ode --prompt "a red star"
+
 [bold]Kinds[/bold]
 
 exact (flows), lower_bound (VAE, diffusion: the true value is higher), estimate (with its error).
@@ -62,7 +64,24 @@ def likelihood(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=2, help="Diffusion: terms of the bound.", show_default="the model's own"),
+        typer.Option(
+            min=2,
+            help="Diffusion: terms of the bound, or steps of the ODE's solver.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Diffusion: bound, or ode for an estimate by the probability-flow ODE.",
+            show_default="bound",
+        ),
+    ] = None,
+    probes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Method ode: estimates that are averaged.", show_default="the model's own"
+        ),
     ] = None,
     prompt: options.Prompt = None,
     seed: options.Seed = 0,
@@ -72,7 +91,14 @@ def likelihood(
     deadline: options.Deadline = None,
 ) -> None:
     """Say how probable images are under a model: exactly, or by a bound."""
-    parameters = {"samples": samples, "steps": steps, "prompt": prompt, "seed": seed}
+    parameters = {
+        "samples": samples,
+        "steps": steps,
+        "method": method,
+        "probes": probes,
+        "prompt": prompt,
+        "seed": seed,
+    }
     with one_sentence():
         pictures = [read_picture(name) for name in images]
         call = make_call(model, Task.LIKELIHOOD, parameters, images=pictures, deadline=deadline)

@@ -93,7 +93,8 @@ def add(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A folder with manifest.json or manifest.yaml, or a single .onnx file.",
+            help="A folder with manifest.json or manifest.yaml, a diffusers folder, or a single "
+            ".onnx file.",
             show_default=False,
         ),
     ],

@@ -144,11 +144,13 @@ def server_timing(timings: Timings) -> str:
     return ", ".join(f"{name};dur={value * 1000:.3f}" for name, value in asdict(timings).items())
 
 
-def _seconds(timings: Timings) -> dict[str, float]:
+def stage_seconds(timings: Timings) -> dict[str, float]:
+    """The stages as JSON shows them, in seconds."""
     return {name: round(value, 6) for name, value in asdict(timings).items()}
 
 
-def _entry(item: Item) -> dict[str, Any]:
+def entry(item: Item) -> dict[str, Any]:
+    """One item as ``data[]`` holds it."""
     image = {} if item.image is None else {"b64_json": base64_text(item.image)}
     return {**image, **item.values}
 
@@ -159,8 +161,8 @@ def json_answer(answer: Answer, *, created: bool) -> Response:
     body = {
         "model": answer.model,
         **stamp,
-        "data": [_entry(item) for item in answer.items],
-        "timings": _seconds(answer.timings),
+        "data": [entry(item) for item in answer.items],
+        "timings": stage_seconds(answer.timings),
     }
     return json_response(body, {"server-timing": server_timing(answer.timings)})
 

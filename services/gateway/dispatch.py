@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.types import Receive
@@ -13,20 +13,44 @@ from services.core.errors import Canceled, DeadlineExceeded
 from services.core.job import Answer, Call
 from services.gateway.exchange import Gateway
 
+T = TypeVar("T")
+
 
 async def dispatch(gateway: Gateway, request: Request, call: Call) -> Answer:
     """Run a call until it is answered, the client leaves, or its deadline passes.
 
-    However this ends, the backend's run has ended too: it is cancelled once and awaited.
+    Raises:
+        AtelierError: see `attended`.
+    """
+    limit = time_limit(gateway, call)
+    return await attended(gateway, request.receive, gateway.backend.run(call), limit)
+
+
+def time_limit(gateway: Gateway, call: Call) -> float | None:
+    """Seconds that the backend has for a call, with those for its own refusal at the end."""
+    return None if call.deadline is None else call.deadline + gateway.settings.deadline_grace
+
+
+async def attended(
+    gateway: Gateway, receive: Receive, work: Awaitable[T], limit: float | None
+) -> T:
+    """Await work for a client for as long as the client is there, and no longer than ``limit``.
+
+    However this ends, the work has ended too: it is cancelled once and awaited.
+
+    Args:
+        gateway: counts what is withdrawn.
+        receive: of the client's connection.
+        work: what is awaited.
+        limit: in seconds from now; ``None`` for no limit.
 
     Raises:
         Canceled: the client left, or the backend withdrew the call.
         DeadlineExceeded: the backend did not answer in time, and did not say so itself.
         AtelierError: whatever the backend raised.
     """
-    run: asyncio.Task[Answer] = asyncio.create_task(_awaited(gateway.backend.run(call)))
-    gone = asyncio.create_task(_disconnected(request.receive))
-    limit = None if call.deadline is None else call.deadline + gateway.settings.deadline_grace
+    run: asyncio.Task[T] = asyncio.create_task(awaited(work))
+    gone = asyncio.create_task(_disconnected(receive))
     try:
         await asyncio.wait({run, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if run.cancelled():
@@ -40,19 +64,20 @@ async def dispatch(gateway: Gateway, request: Request, call: Call) -> Answer:
             raise Canceled("the client closed the connection")
         gateway.metrics.canceled("deadline")
         raise DeadlineExceeded(
-            f"no answer within {call.deadline:.3g} s; ask for less work or allow more time",
+            "the deadline passed without an answer; ask for less work or allow more time",
             param="deadline",
         )
     except asyncio.CancelledError:
         gateway.metrics.canceled("client")
         raise
     finally:
-        await _end(gone)
-        await _end(run)
+        await ended(gone)
+        await ended(run)
 
 
-async def _awaited(run: Awaitable[Answer]) -> Answer:
-    return await run
+async def awaited(work: Awaitable[T]) -> T:
+    """What any awaitable gives, as a coroutine, which alone can become a task."""
+    return await work
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -60,7 +85,7 @@ async def _disconnected(receive: Receive) -> None:
         continue
 
 
-async def _end(task: asyncio.Task[Any]) -> None:
+async def ended(task: asyncio.Task[Any]) -> None:
     """Cancel a task that still runs, once, wait until it has ended, and take note of its error."""
     if not task.done():
         task.cancel()

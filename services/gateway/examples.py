@@ -25,6 +25,13 @@ GENERATE: Examples = {
         "sampler": "dpmpp_2m",
         "guidance_scale": 3.0,
     },
+    "stream": {
+        "model": "shapes-ldm",
+        "prompt": "a large red star on black",
+        "seed": 7,
+        "response": "stream",
+        "preview_every": 5,
+    },
     "label": {"model": "shapes-cgan", "label": 0, "n": 2, "seed": 7, "output_format": "webp"},
     "unconditional": {"model": "digits-realnvp", "n": 4, "temperature": 0.8},
 }
@@ -66,4 +73,38 @@ OPENAI_GENERATION: Examples = {
         "size": "auto",
         "seed": 7,
     },
+    "stream": {
+        "model": "shapes-ldm",
+        "prompt": "a large red star on black",
+        "stream": True,
+        "partial_images": 2,
+    },
 }
+
+STREAM = """event: queued
+data: {"images": 1, "ahead": 0, "seconds": 0.21}
+
+event: progress
+data: {"index": 0, "step": 1, "steps": 25, "sigma": 0.96, "eta": 0.2}
+
+event: preview
+data: {"index": 0, "step": 5, "steps": 25, "output_format": "png", "b64_json": "iVBORw0..."}
+
+event: image
+data: {"index": 0, "b64_json": "iVBORw0...", "seed": 7}
+
+event: done
+data: {"model": "shapes-ldm", "created": 1795250000, "timings": {"queue": 0.0, "prepare": 0.001, \
+"step": 0.19, "decode": 0.004, "encode": 0.001}}
+
+"""
+"""What a stream of the service's own events looks like, in place of ``image`` or JSON."""
+
+OPENAI_STREAM = """event: image_generation.partial_image
+data: {"type": "image_generation.partial_image", "partial_image_index": 0, "b64_json": "iVBO..."}
+
+event: image_generation.completed
+data: {"type": "image_generation.completed", "b64_json": "iVBO...", "usage": {"total_tokens": 0}}
+
+"""
+"""The same in OpenAI's words; each event also holds the other fields of OpenAI's."""

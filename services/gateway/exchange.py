@@ -29,13 +29,15 @@ class Exchange:
     """One request: its id, when it arrived (``time.monotonic``), and its labels for metrics.
 
     ``model`` stays "unknown" until the backend has confirmed the model; so no client can invent a
-    label.
+    label. ``fate`` is the status that the exchange is counted under where that is not the one that
+    was sent: a stream begins with 200 before anybody knows how it ends.
     """
 
     id: str
     arrival: float = field(default_factory=time.monotonic)
     model: str = "unknown"
     task: str = "none"
+    fate: int | None = None
 
     def elapsed(self) -> float:
         """Seconds since the request arrived."""

@@ -15,7 +15,9 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.strict_json import check_text, parse_json
 
 IMAGE_NAMES = frozenset({"image", "image[]", "images", "images[]"})
-JSON_NAMES = frozenset({"latents", "factors", "codes", "seeds", "fractions"})
+JSON_NAMES = frozenset(
+    {"latents", "factors", "codes", "seeds", "fractions", "prompts", "guidance_interval"}
+)
 """Fields that are no scalars; in a form they are written as JSON."""
 
 _OVER_LIMIT = ("Too many", "Part exceeded")

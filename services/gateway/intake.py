@@ -39,6 +39,7 @@ TRANSPORT = frozenset(
         "output_format",
         "output_compression",
         "response",
+        "preview_every",
     }
 )
 """Fields that the gateway itself acts on; all others are the model's parameters."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import BaseModel
 
 from services.core.errors import InvalidParameter, TooLarge
@@ -26,10 +28,18 @@ def check_limits(asked: BaseModel, settings: GatewaySettings) -> None:
         value = getattr(asked, name, None)
         if value is not None and value > most:
             raise InvalidParameter(f"'{name}' is {value}; the limit is {most}", param=name)
-    for name in ("prompt", "negative_prompt"):
-        length, most = len(getattr(asked, name, None) or ""), settings.max_prompt_chars
-        if length > most:
-            raise TooLarge(f"'{name}' has {length} characters; the limit is {most}", param=name)
+    most = settings.max_prompt_chars
+    for name, text in _texts(asked):
+        if len(text) > most:
+            raise TooLarge(f"'{name}' has {len(text)} characters; the limit is {most}", param=name)
+
+
+def _texts(asked: BaseModel) -> Iterator[tuple[str, str]]:
+    """Every prompt of a request, with the field that it was said in."""
+    for name in ("prompt", "negative_prompt", "end_prompt", "source_prompt"):
+        yield name, getattr(asked, name, None) or ""
+    for one in getattr(asked, "prompts", None) or ():
+        yield "prompts", one.prompt
 
 
 def check_size(size: str | None, model: ModelInfo) -> None:

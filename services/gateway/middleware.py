@@ -96,7 +96,7 @@ class Observation:
                 raise
             await unexpected_response(exchange.id)(scope, receive, observed)
         finally:
-            self._record(scope, exchange, status or 500)
+            self._record(scope, exchange, exchange.fate or status or 500)
 
     def _record(self, scope: Scope, exchange: Exchange, status: int) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

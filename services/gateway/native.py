@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from services.core.job import Task
+from services.core.job import Task, Watch
 from services.gateway.answers import (
     EncodeAnswer,
     ImagesAnswer,
@@ -15,7 +15,8 @@ from services.gateway.answers import (
 )
 from services.gateway.auth import ApiKeys
 from services.gateway.dispatch import dispatch
-from services.gateway.examples import EDIT, ENCODE, GENERATE, LIKELIHOOD
+from services.gateway.events import NativeWords
+from services.gateway.examples import EDIT, ENCODE, GENERATE, LIKELIHOOD, STREAM
 from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.intake import build_call, find_model, parse, read_payload
 from services.gateway.limits import check_size
@@ -29,6 +30,7 @@ from services.gateway.schemas import (
     ImageRequest,
     LikelihoodRequest,
 )
+from services.gateway.streams import open_stream
 
 
 async def _make_images(
@@ -43,6 +45,9 @@ async def _make_images(
     images = expected_images(asked, getattr(asked, "operation", task.value), model)
     reply = negotiate(request.headers.get("accept", ""), asked, images)
     call = build_call(gateway, exchange, asked, payload, task=task, encoding=reply.encoding)
+    if reply.stream:
+        watch = Watch(preview_every=asked.preview_every or 0)
+        return await open_stream(gateway, request, call, watch, NativeWords(reply.encoding))
     answer = await dispatch(gateway, request, call)
     if reply.raw:
         return raw_answer(answer, reply.encoding.format)
@@ -69,18 +74,24 @@ def native_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
         "/generate",
         summary="Make images",
         operation_id="generate",
-        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True),
+        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True, stream=STREAM),
         openapi_extra=request_body(GenerateRequest, json=GENERATE),
     )
     async def generate(request: Request) -> Response:
-        """Make images from noise; the same seed gives the same image."""
+        """Make images from noise; the same seed gives the same image.
+
+        With ``"response": "stream"`` the answer is a stream of events: ``queued``, ``progress``
+        after each network evaluation, ``preview`` where ``preview_every`` asks for them, ``image``
+        as soon as each is done, at last ``done``, or ``error``. Who reads slowly is told the
+        latest, not everything.
+        """
         return await _make_images(gateway, request, GenerateRequest, Task.GENERATE)
 
     @router.post(
         "/edit",
         summary="Make images from images or latents",
         operation_id="edit",
-        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True),
+        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True, stream=STREAM),
         openapi_extra=request_body(EditRequest, json=EDIT, form=EDIT, mask=True),
     )
     async def edit(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Whether an answer leaves as an image or as JSON, and in which format."""
+"""Whether an answer leaves as an image, as JSON or as a stream, and in which format."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from services.core.images import MEDIA_TYPES
 from services.core.job import Encoding, ImageFormat
 from services.core.model import ModelInfo
 from services.gateway.schemas import ImageRequest
+
+EVENT_STREAM = "text/event-stream"
 
 _QUALITY = re.compile(r";\s*q=([01](?:\.[0-9]{0,3})?)\s*(?:;|$)")
 _MAX_ACCEPTED = 20
@@ -23,10 +25,11 @@ _FORMATS: dict[str, ImageFormat | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """How to answer: raw bytes or JSON, and how images are encoded."""
+    """How to answer: raw bytes, a stream of events, or JSON; and how images are encoded."""
 
     raw: bool
     encoding: Encoding
+    stream: bool = False
 
 
 def accepted(header: str) -> list[str]:
@@ -58,18 +61,22 @@ def negotiate(accept: str, asked: ImageRequest, images: int) -> Reply:
         images: how many there will be.
 
     Raises:
-        InvalidParameter: a stream was asked for, or several images as raw bytes.
+        InvalidParameter: several images were asked for as raw bytes, or previews without a stream.
     """
-    if asked.response == "stream":
+    names = accepted(accept)
+    stream = asked.response == "stream" or (asked.response is None and names[:1] == [EVENT_STREAM])
+    if asked.preview_every is not None and not stream:
         raise InvalidParameter(
-            "streaming is not supported yet; use 'image' or 'json'", param="response"
+            "previews come in a stream only: ask for response 'stream'", param="preview_every"
         )
-    wishes = [name for name in accepted(accept) if name in _FORMATS or _is_json(name)]
+    wishes = [name for name in names if name in _FORMATS or _is_json(name)]
     wanted = next((_FORMATS[name] for name in wishes if name in _FORMATS), None)
     encoding = Encoding(
         format=asked.output_format or wanted or "png",
         compression=100 if asked.output_compression is None else asked.output_compression,
     )
+    if stream:
+        return Reply(raw=False, encoding=encoding, stream=True)
     several = images > 1
     if asked.response is not None:
         raw = asked.response == "image"

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from services.core.errors import InvalidParameter
 from services.core.images import MEDIA_TYPES
-from services.core.job import Answer, Encoding, Task
+from services.core.job import Answer, Encoding, Task, Watch
 from services.core.model import ModelInfo
 from services.gateway.answers import (
     OpenAIImagesAnswer,
@@ -22,12 +22,14 @@ from services.gateway.answers import (
 )
 from services.gateway.auth import ApiKeys
 from services.gateway.dispatch import dispatch
-from services.gateway.examples import OPENAI_GENERATION
+from services.gateway.events import OpenAIWords
+from services.gateway.examples import OPENAI_GENERATION, OPENAI_STREAM
 from services.gateway.exchange import Exchange, Gateway, exchange_of
 from services.gateway.intake import Payload, build_call, find_model, parse, read_json
 from services.gateway.limits import check_limits, check_size, size_of
 from services.gateway.openapi import CALL_ERRORS, documented, guarded, request_body
 from services.gateway.schemas import GenerateRequest, OpenAIGenerationRequest
+from services.gateway.streams import open_stream
 
 _SHARED = ("n", "seed", "steps", "guidance_scale", "negative_prompt", "sampler", "deadline")
 _WORD = re.compile(r"[^\W_]+")
@@ -82,8 +84,6 @@ def _openai_answer(answer: Answer, encoding: Encoding, model: ModelInfo, *, url:
 async def _generate(gateway: Gateway, request: Request, exchange: Exchange) -> Response:
     payload = await read_json(request, gateway.settings)
     asked = parse(OpenAIGenerationRequest, payload)
-    if asked.stream:
-        raise InvalidParameter("streaming is not supported yet; leave 'stream' out", param="stream")
     check_limits(asked, gateway.settings)
     model = await find_model(gateway, exchange, asked.model or gateway.settings.default_model)
     check_size(asked.size, model)
@@ -94,6 +94,10 @@ async def _generate(gateway: Gateway, request: Request, exchange: Exchange) -> R
     call = build_call(
         gateway, exchange, parse(GenerateRequest, own), own, task=Task.GENERATE, encoding=encoding
     )
+    if asked.stream:
+        watch = Watch(previews=asked.partial_images or 0)
+        words = OpenAIWords("image_generation", encoding, size_of(model))
+        return await open_stream(gateway, request, call, watch, words)
     answer = await dispatch(gateway, request, call)
     return _openai_answer(answer, encoding, model, url=asked.response_format == "url")
 
@@ -106,7 +110,7 @@ def openai_image_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
         "/generations",
         summary="Make images, as OpenAI's clients ask for them",
         operation_id="openai_generate_images",
-        responses=documented(OpenAIImagesAnswer, *CALL_ERRORS),
+        responses=documented(OpenAIImagesAnswer, *CALL_ERRORS, stream=OPENAI_STREAM),
         openapi_extra=request_body(OpenAIGenerationRequest, json=OPENAI_GENERATION),
     )
     async def generate_images(request: Request) -> Response:

@@ -15,6 +15,7 @@ from services.gateway.answers import ErrorEnvelope
 from services.gateway.auth import ApiKeys
 from services.gateway.errors import REASONS
 from services.gateway.examples import Examples
+from services.gateway.negotiation import EVENT_STREAM
 from services.gateway.schemas import (
     EditRequest,
     EncodeRequest,
@@ -45,11 +46,25 @@ def guarded(keys: ApiKeys) -> Sequence[Dependency]:
     return [Depends(keys)]
 
 
-def documented(answer: type[BaseModel], *errors: int, images: bool = False) -> Responses:
-    """The responses of a route: its answer, perhaps as image bytes, and its errors."""
-    success: dict[str, Any] = {"model": answer, "description": "The answer."}
+def documented(
+    answer: type[BaseModel], *errors: int, images: bool = False, stream: str | None = None
+) -> Responses:
+    """The responses of a route and its errors.
+
+    Args:
+        answer: the schema of its JSON.
+        errors: the statuses of its errors.
+        images: whether it also answers with the bytes of an image.
+        stream: an example of the events that it answers with where a stream was asked for.
+    """
+    content: dict[str, Any] = {}
     if images:
-        success["content"] = {media_type: {"schema": _FILE} for media_type in MEDIA_TYPES.values()}
+        content |= {media_type: {"schema": _FILE} for media_type in MEDIA_TYPES.values()}
+    if stream is not None:
+        content[EVENT_STREAM] = {"schema": {"type": "string"}, "example": stream}
+    success: dict[str, Any] = {"model": answer, "description": "The answer."}
+    if content:
+        success["content"] = content
     described: Responses = {200: success}
     for status in errors:
         described[status] = {"model": ErrorEnvelope, "description": REASONS[status]}

@@ -34,6 +34,9 @@ Steps = Annotated[int, Field(ge=1, description="Network evaluations from noise t
 Number = Annotated[int, Field(ge=1, description="How many images; image i uses seed + i.")]
 Guidance = Annotated[float, Field(ge=0, le=100, description="1 means no guidance.")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Margin = Annotated[
+    int, Field(ge=0, le=65536, description="Pixels of the answer made anew on this side.")
+]
 ImageText = Annotated[
     str, Field(description="A PNG, JPEG or WebP in base64, or as a data: URL. Never fetched.")
 ]
@@ -50,7 +53,15 @@ Deadline = Annotated[
 ]
 ResponseKind = Annotated[
     Literal["image", "json", "stream"],
-    Field(description='Overrides the Accept header. "stream" is not supported yet.'),
+    Field(description='Overrides the Accept header. "stream" answers with text/event-stream.'),
+]
+PreviewEvery = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=1000,
+        description="In a stream: a preview of every image after each so many evaluations.",
+    ),
 ]
 
 Operation = Literal[
@@ -66,6 +77,15 @@ Operation = Literal[
     "denoise",
     "invert",
 ]
+
+
+class WeightedPrompt(BaseModel):
+    """One of several prompts that are composed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompt: Text
+    weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
 
 
 class CallRequest(BaseModel):
@@ -89,19 +109,41 @@ class ImageRequest(CallRequest):
     n: Number | None = None
     steps: Steps | None = None
     sampler: Annotated[str, Field(max_length=32)] | None = None
+    sigma_schedule: Annotated[str, Field(max_length=32)] | None = None
     guidance_scale: Guidance | None = None
+    guidance_interval: (
+        Annotated[
+            list[Fraction],
+            Field(min_length=2, max_length=2, description="Where on the way guidance applies."),
+        ]
+        | None
+    ) = None
+    guidance_rescale: Fraction | None = None
+    classifier_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    adaptive_guidance: Annotated[float, Field(ge=-1, le=1)] | None = None
+    dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    prompts: (
+        Annotated[
+            list[WeightedPrompt],
+            Field(min_length=1, max_length=64, description="Several prompts, composed by weight."),
+        ]
+        | None
+    ) = None
     truncation: Annotated[float, Field(ge=0, le=10)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
     size: Size | None = None
     output_format: ImageFormat | None = None
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     response: ResponseKind | None = None
+    preview_every: PreviewEvery | None = None
 
 
 class GenerateRequest(ImageRequest):
     """Make images from noise, and from a condition where the model takes one."""
 
     latents: Latents | None = None
+    variation_seed: Seed | None = None
+    variation_strength: Fraction | None = None
 
 
 class EditRequest(ImageRequest):
@@ -116,6 +158,12 @@ class EditRequest(ImageRequest):
     fractions: Annotated[list[Fraction], Field(min_length=1, max_length=64)] | None = None
     strength: Fraction | None = None
     spherical: bool | None = None
+    end_prompt: Text | None = None
+    source_prompt: Text | None = None
+    left: Margin | None = None
+    top: Margin | None = None
+    right: Margin | None = None
+    bottom: Margin | None = None
     sample: bool | None = None
 
 
@@ -128,6 +176,12 @@ class LikelihoodRequest(CallRequest):
         None
     )
     steps: Steps | None = None
+    method: Annotated[str, Field(max_length=32, description="Diffusion: bound or ode.")] | None = (
+        None
+    )
+    probes: Annotated[int, Field(ge=1, description="Method ode: estimates averaged.")] | None = None
+    solver: Annotated[str, Field(max_length=32, description="Method ode.")] | None = None
+    tolerance: Annotated[float, Field(gt=0, description="Solver dopri5.")] | None = None
 
 
 class EncodeRequest(CallRequest):
@@ -155,6 +209,9 @@ class OpenAIGenerationRequest(BaseModel):
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     response_format: Literal["b64_json", "url"] | None = None
     stream: bool | None = None
+    partial_images: (
+        Annotated[int, Field(ge=0, le=3, description="Previews of each image of a stream.")] | None
+    ) = None
     seed: Seed | None = None
     steps: Steps | None = None
     guidance_scale: Guidance | None = None

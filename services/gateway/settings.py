@@ -56,6 +56,11 @@ class GatewaySettings(BaseSettings):
     """How much longer than the deadline the gateway waits for the backend's own refusal."""
     max_retry_after: Annotated[int, Field(ge=1, le=120)] = 120
 
+    stream_heartbeat: Seconds = 10.0
+    """A stream says that it is alive after so long without an event."""
+    stream_patience: Seconds = 60.0
+    """A client that takes nothing of its stream for so long counts as gone."""
+
     emit_request_id: bool = True
     """Off behind a server that adds ``x-request-id`` itself, as Ray Serve's proxies do."""
 

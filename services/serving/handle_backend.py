@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
 
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import (
+    DeploymentHandle,
+    DeploymentResponse,
+    DeploymentResponseGenerator,
+)
 
 from services.core.backend import PoolStatus
 from services.core.errors import QueueFull, Unavailable, from_json
-from services.core.job import Answer, Call
+from services.core.job import Answer, Call, Event, RowFinished, Watch
 from services.core.model import ModelInfo
+from services.serving.mailbox import Glimpse, Mailbox
 from services.serving.wire import (
+    Plain,
     pack_call,
+    pack_watch,
+    unpack_event,
     unpack_model,
     unpack_outcome,
     unpack_status,
@@ -45,6 +54,24 @@ class HandleBackend:
         packed = pack_call(call)
         return unpack_outcome(await self._retried(lambda: self._handle.run.remote(packed)))
 
+    async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
+        """See `Backend.stream`. After a replica's death, no image is told twice.
+
+        Ray hands on whatever a replica says as fast as it can, so it is taken off its hands at
+        once: what the reader has not come to is coalesced here, as it would be in the replica.
+        """
+        mailbox = Mailbox()
+        pump = asyncio.create_task(self._pump(call, watch, mailbox))
+        try:
+            async with aclosing(mailbox.batches()) as batches:
+                async for events in batches:
+                    for event in events:
+                        if not isinstance(event, Glimpse):
+                            yield event
+        finally:
+            pump.cancel()
+            await asyncio.wait({pump})
+
     async def models(self) -> Sequence[ModelInfo]:
         """See `Backend.models`."""
         found = await self._look(self._handle.models.remote)
@@ -68,6 +95,30 @@ class HandleBackend:
     async def ready(self) -> bool:
         """See `Backend.ready`."""
         return all(status.replicas for status in await self.status())
+
+    async def _pump(self, call: Call, watch: Watch, mailbox: Mailbox) -> None:
+        """Carry every event from a replica into the mailbox, or the error that ended them."""
+        packed = pack_call(call), pack_watch(watch)
+        told: set[int] = set()
+
+        async def once() -> None:
+            events = cast(
+                "DeploymentResponseGenerator[list[Plain]]",
+                self._handle.options(stream=True).stream.remote(*packed),
+            )
+            try:
+                async for batch in events:
+                    for plain in batch:
+                        _post(plain, mailbox, told)
+            except asyncio.CancelledError:
+                events.cancel()
+                raise
+
+        try:
+            await self._retried(once)
+            mailbox.fail(self._unavailable())  # read only where the events broke off
+        except Exception as error:  # noqa: BLE001 - the reader is who has to know
+            mailbox.fail(error)
 
     async def _look(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         try:
@@ -95,6 +146,22 @@ class HandleBackend:
             f"no replica of pool '{self._name}' is available; it is being restarted",
             retry_after=RETRY_AFTER_SECONDS,
         )
+
+
+def _post(plain: Plain, mailbox: Mailbox, told: set[int]) -> None:
+    """Put one event of a replica into the mailbox, unless it is an image that was told before.
+
+    Raises:
+        AtelierError: the event says that the call failed.
+    """
+    if "error" in plain:
+        raise from_json(plain["error"])
+    event = unpack_event(plain)
+    if isinstance(event, RowFinished):
+        if event.row in told:
+            return
+        told.add(event.row)
+    mailbox.put(event)
 
 
 async def _withdrawable(response: Awaitable[T]) -> T:

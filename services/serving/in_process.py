@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -21,13 +22,27 @@ from services.core.backend import PoolStatus
 from services.core.engine import Engine
 from services.core.errors import AtelierError, ModelError, UnsupportedTask
 from services.core.images import ImageLimits
-from services.core.job import Answer, Call, Encoding, Item, Job, Timings
+from services.core.job import (
+    Answer,
+    Call,
+    CallFinished,
+    Encoding,
+    Event,
+    Item,
+    Job,
+    Queued,
+    RowFinished,
+    Timings,
+    Watch,
+)
 from services.core.model import ModelInfo
 from services.core.source import ModelSource
 from services.core.trajectory import Result
 from services.runtime.loop import Loop, Observer
 from services.runtime.registry import LoadedModel, Registry
 from services.runtime.ticket import Finished, Ticket
+from services.serving.mailbox import Glimpse, Mailbox
+from services.serving.watcher import Watcher, encoded
 
 SMALL_IMAGE_PIXELS = 128 * 128
 """Below this an image is decoded and encoded where we stand; a thread's hop would cost more."""
@@ -105,10 +120,7 @@ class InProcessBackend:
 
     async def run(self, call: Call) -> Answer:
         """See `Backend.run`."""
-        arrived = time.monotonic()
-        model = await self._load(call.model)
-        deadline = None if call.deadline is None else arrived + call.deadline
-        jobs = await self._jobs(model, call, deadline)
+        model, jobs = await self._admitted(call)
         tickets = self.loop.submit(model, jobs)
         try:
             finished = await self._outcomes(tickets)
@@ -116,6 +128,29 @@ class InProcessBackend:
             self.loop.withdraw(tickets)
             raise
         return await self._answer(call, finished)
+
+    async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
+        """See `Backend.stream`."""
+        async with aclosing(self.watched(call, watch)) as batches:
+            async for events in batches:
+                for event in events:
+                    yield event
+
+    async def watched(self, call: Call, watch: Watch) -> AsyncGenerator[list[Event], None]:
+        """As `stream`, with everything that came since the last look at once."""
+        model, jobs = await self._admitted(call)
+        mailbox = Mailbox()
+        tickets = self.loop.submit(model, jobs, Watcher(mailbox, watch))
+        delivery = asyncio.create_task(self._deliver(call, tickets, mailbox))
+        try:
+            yield [self._place(tickets)]
+            async with aclosing(mailbox.batches()) as batches:
+                async for found in batches:
+                    yield [await self._event(event, model, call.encoding) for event in found]
+        finally:
+            self.loop.withdraw(tickets)
+            delivery.cancel()
+            await asyncio.wait({delivery})
 
     async def models(self) -> Sequence[ModelInfo]:
         """See `Backend.models`. A model whose manifest cannot be used is not listed."""
@@ -181,6 +216,47 @@ class InProcessBackend:
         self.loop.close(drain_seconds=self.settings.drain_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    async def _admitted(self, call: Call) -> tuple[LoadedModel, list[Job[Any]]]:
+        """The model, loaded, and the call's rows, checked."""
+        arrived = time.monotonic()
+        model = await self._load(call.model)
+        deadline = None if call.deadline is None else arrived + call.deadline
+        return model, await self._jobs(model, call, deadline)
+
+    def _place(self, tickets: Sequence[Ticket]) -> Queued:
+        status, rows = self.loop.status(), len(tickets)
+        return Queued(rows, max(0, status.trajectories - rows), status.queue_seconds)
+
+    async def _deliver(self, call: Call, tickets: Sequence[Ticket], mailbox: Mailbox) -> None:
+        """Put each row's image into the mailbox as soon as it is done, and the end after them."""
+
+        async def one(row: int, ticket: Ticket) -> Timings:
+            finished = await asyncio.wrap_future(ticket.future)
+            (item,), seconds = await self._encoded([finished], call.encoding)
+            mailbox.put(RowFinished(row, item))
+            return replace(finished.timings, encode=seconds)
+
+        rows = [asyncio.create_task(one(*place)) for place in enumerate(tickets)]
+        try:
+            timings = await asyncio.gather(*rows)
+            encode = sum(t.encode for t in timings)
+            mailbox.put(CallFinished(call.model, _slowest(timings, encode)))
+        except Exception as error:  # noqa: BLE001 - the reader is who has to know
+            mailbox.fail(error)
+        finally:
+            for row in rows:
+                row.cancel()
+
+    async def _event(self, found: Event | Glimpse, model: LoadedModel, encoding: Encoding) -> Event:
+        if not isinstance(found, Glimpse):
+            return found
+        resolution = model.engine.model.resolution
+        if resolution[0] * resolution[1] <= SMALL_IMAGE_PIXELS:
+            return encoded(found, resolution, encoding)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, encoded, found, resolution, encoding
+        )
+
     async def _load(self, name: str) -> LoadedModel:
         if self.registry.find(name).ready:
             return self.registry.load(name)
@@ -211,16 +287,22 @@ class InProcessBackend:
             for future in futures:
                 future.cancel()
 
-    async def _answer(self, call: Call, finished: Sequence[Finished]) -> Answer:
+    async def _encoded(
+        self, finished: Sequence[Finished], encoding: Encoding
+    ) -> tuple[tuple[Item, ...], float]:
+        """Items with their images encoded, and the seconds that this took."""
+
         def encode() -> tuple[tuple[Item, ...], float]:
             started = time.monotonic()
-            items = tuple(_item(f.result, call.encoding) for f in finished)
+            items = tuple(_item(f.result, encoding) for f in finished)
             return items, time.monotonic() - started
 
         if sum(_size(f.result) for f in finished) <= SMALL_IMAGE_PIXELS:
-            items, seconds = encode()
-        else:
-            items, seconds = await asyncio.get_running_loop().run_in_executor(self._threads, encode)
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
+
+    async def _answer(self, call: Call, finished: Sequence[Finished]) -> Answer:
+        items, seconds = await self._encoded(finished, call.encoding)
         return Answer(call.model, items, _slowest([f.timings for f in finished], seconds))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +19,12 @@ from services.serving.settings import Pool
 from services.serving.shared_metrics import make_folder
 from services.serving.wire import (
     Plain,
+    pack_event,
     pack_model,
     pack_outcome,
     pack_status,
     unpack_call,
+    unpack_watch,
 )
 
 
@@ -49,6 +53,16 @@ class PoolReplica:
             return pack_outcome(await self._backend.run(unpack_call(call)))
         except AtelierError as error:
             return pack_outcome(error)
+
+    async def stream(self, call: Plain, watch: Plain) -> AsyncGenerator[list[Plain], None]:
+        """One call and what happens to it; what happened since the last look travels together."""
+        batches = self._backend.watched(unpack_call(call), unpack_watch(watch))
+        async with aclosing(batches):
+            try:
+                async for events in batches:
+                    yield [pack_event(event) for event in events]
+            except AtelierError as error:
+                yield [pack_outcome(error)]
 
     async def models(self) -> list[Plain]:
         """Every model of the pool."""

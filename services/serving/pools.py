@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from services.core.backend import Backend, PoolStatus
 from services.core.errors import ModelNotFound
-from services.core.job import Answer, Call
+from services.core.job import Answer, Call, Event, Watch
 from services.core.model import ModelInfo
 from services.core.validation import near
 
@@ -31,6 +32,12 @@ class Pools:
     async def run(self, call: Call) -> Answer:
         """See `Backend.run`."""
         return await self._backend(call.model).run(call)
+
+    async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
+        """See `Backend.stream`."""
+        async with aclosing(self._backend(call.model).stream(call, watch)) as events:
+            async for event in events:
+                yield event
 
     async def models(self) -> Sequence[ModelInfo]:
         """See `Backend.models`."""

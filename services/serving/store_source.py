@@ -6,12 +6,14 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 import torch
 
 from model_store.manifest import Manifest
-from model_store.networks.opening import open_model, opened
+from model_store.networks.component_opening import prompt_encoder_of
+from model_store.networks.opening import differentiable_networks, open_model, opened
 from model_store.store import Store
 from services.core.network import Network, OpenedModel
 
@@ -64,7 +66,10 @@ class StoreSource:
         def networks() -> Mapping[str, Network]:
             return open_model(self._store, name, device, threads=self._threads).networks
 
-        return opened(manifest, LazyNetworks(manifest.networks, networks))
+        gradients = differentiable_networks(self._store, manifest, device, threads=self._threads)
+        read = partial(self._store.read, name)
+        encoder = prompt_encoder_of(manifest, read, self._store.limits, device)
+        return opened(manifest, LazyNetworks(manifest.networks, networks), gradients, encoder)
 
 
 class LazyNetworks(Mapping[str, Network]):

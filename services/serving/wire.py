@@ -7,10 +7,28 @@ from typing import Any
 
 from services.core.backend import PoolStatus
 from services.core.errors import AtelierError, from_json
-from services.core.job import Answer, Call, Encoding, Item, Task, Timings
+from services.core.job import (
+    Answer,
+    Call,
+    CallFinished,
+    Encoding,
+    Event,
+    Item,
+    Preview,
+    Progress,
+    Queued,
+    RowFinished,
+    Task,
+    Timings,
+    Watch,
+)
 from services.core.model import ModelInfo
 
 Plain = dict[str, Any]
+
+_EVENTS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (Queued, Progress, Preview, RowFinished, CallFinished)
+}
 
 
 def pack_call(call: Call) -> Plain:
@@ -51,6 +69,31 @@ def unpack_outcome(plain: Plain) -> Answer:
         items=tuple(Item(**item) for item in answer["items"]),
         timings=Timings(**answer["timings"]),
     )
+
+
+def pack_watch(watch: Watch) -> Plain:
+    """What is to be seen of a call, as plain values."""
+    return asdict(watch)
+
+
+def unpack_watch(plain: Plain) -> Watch:
+    """The inverse of `pack_watch`."""
+    return Watch(**plain)
+
+
+def pack_event(event: Event) -> Plain:
+    """An event of a call as plain values."""
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+def unpack_event(plain: Plain) -> Event:
+    """The inverse of `pack_event`."""
+    fields = {name: value for name, value in plain.items() if name != "event"}
+    if "item" in fields:
+        fields["item"] = Item(**fields["item"])
+    if "timings" in fields:
+        fields["timings"] = Timings(**fields["timings"])
+    return _EVENTS[plain["event"]](**fields)
 
 
 def pack_model(info: ModelInfo) -> Plain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,18 @@ from starlette.testclient import TestClient
 
 from services.core.backend import PoolStatus
 from services.core.errors import ModelNotFound
-from services.core.job import Answer, Call, Item, Task, Timings
+from services.core.job import (
+    Answer,
+    Call,
+    CallFinished,
+    Event,
+    Item,
+    Queued,
+    RowFinished,
+    Task,
+    Timings,
+    Watch,
+)
 from services.core.model import ModelInfo
 from services.core.validation import near
 from services.gateway.app import create_app
@@ -76,6 +87,7 @@ class ScriptedBackend:
             )
         }
         self.calls: list[Call] = []
+        self.watches: list[Watch] = []
         self.error: BaseException | None = None
         self.held: asyncio.Event | None = None
         self.canceled = 0
@@ -104,6 +116,14 @@ class ScriptedBackend:
             data = picture(call.encoding.format.upper())
             for row in range(call.parameters.get("n", 1)):
                 yield Item({"seed": seed + row}, data)
+
+    async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
+        self.watches.append(watch)
+        yield Queued(call.parameters.get("n", 1), 0, 0.5)
+        answer = await self.run(call)
+        for row, item in enumerate(answer.items):
+            yield RowFinished(row, item)
+        yield CallFinished(call.model, answer.timings)
 
     async def models(self) -> Sequence[ModelInfo]:
         return list(self.catalog.values())

@@ -98,12 +98,6 @@ def test_several_images_cannot_be_raw(client: Any, backend: Any) -> None:
     assert len(either.json()["data"]) == 2
 
 
-def test_streaming_is_refused_with_a_sentence(client: Any) -> None:
-    answer = client.post("/v1/generate", json={**ASK, "response": "stream"})
-    assert answer.status_code == 422
-    assert answer.json()["error"]["param"] == "response"
-
-
 def test_another_size_is_refused_and_names_the_right_one(client: Any) -> None:
     answer = client.post("/v1/generate", json={**ASK, "size": "32x64"})
     assert answer.status_code == 422
