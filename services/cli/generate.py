@@ -72,6 +72,7 @@ def generate(
     truncation: options.Truncation = None,
     temperature: options.Temperature = None,
     latents: LatentFiles = None,
+    others: options.Others = None,
     out: options.Out = None,
     image_format: options.Format = None,
     quality: options.Quality = 100,
@@ -98,6 +99,7 @@ def generate(
             "latents": given[0] if given else None,
         }
         encoding = Encoding(format_for(out, image_format), quality)
+        parameters = options.with_others(parameters, others)
         call = make_call(model, Task.GENERATE, parameters, encoding=encoding, deadline=deadline)
         write_pictures(run(call, url=url, api_key=api_key), out, encoding.format)
 
@@ -107,7 +109,8 @@ def edit(
     operation: Annotated[
         str,
         typer.Argument(
-            help="What to do: variation, inpaint, interpolate, reconstruct ...", show_default=False
+            help="What to do: variation, inpaint, outpaint, invert, interpolate, reconstruct ...",
+            show_default=False,
         ),
     ],
     *,
@@ -140,6 +143,7 @@ def edit(
     sampler: options.Sampler = None,
     guidance_scale: options.GuidanceScale = None,
     truncation: options.Truncation = None,
+    others: options.Others = None,
     out: options.Out = None,
     image_format: options.Format = None,
     quality: options.Quality = 100,
@@ -167,7 +171,7 @@ def edit(
         call = make_call(
             model,
             Task.EDIT,
-            parameters,
+            options.with_others(parameters, others),
             operation=operation,
             images=[read_picture(name) for name in image or ()],
             mask=read_picture(mask) if mask is not None else None,

@@ -85,6 +85,7 @@ def likelihood(
     ] = None,
     prompt: options.Prompt = None,
     seed: options.Seed = 0,
+    others: options.Others = None,
     as_json: options.Json = False,
     url: options.Url = None,
     api_key: options.ApiKey = None,
@@ -100,6 +101,7 @@ def likelihood(
         "seed": seed,
     }
     with one_sentence():
+        parameters = options.with_others(parameters, others)
         pictures = [read_picture(name) for name in images]
         call = make_call(model, Task.LIKELIHOOD, parameters, images=pictures, deadline=deadline)
         answer = run(call, url=url, api_key=api_key)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
+from services.core.errors import InvalidParameter
 from services.core.job import ImageFormat
 
 Model = Annotated[
@@ -88,7 +91,7 @@ Steps = Annotated[
 Sampler = Annotated[
     str | None,
     typer.Option(
-        help="ddpm, ddim, euler, euler_ancestral, heun or dpmpp_2m.",
+        help="euler, heun, dpmpp_2m, unipc ...; `atelier models show MODEL` names all it takes.",
         show_default="the model's own",
     ),
 ]
@@ -118,6 +121,42 @@ Temperature = Annotated[
     float | None,
     typer.Option(min=0, help="VAE and flow: scale of the noise that the latent is drawn from."),
 ]
+Others = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other parameter of the operation, its value as JSON or as it is: --set "
+        "sigma_schedule=karras --set guidance_interval='[0.2, 0.8]'. `atelier models show MODEL` "
+        "names them.",
+        show_default=False,
+    ),
+]
+
+
+def with_others(parameters: Mapping[str, Any], others: Sequence[str] | None) -> dict[str, Any]:
+    """Parameters with those that ``--set`` gives.
+
+    Raises:
+        InvalidParameter: one is not of the form NAME=VALUE, or is given twice.
+    """
+    found = dict(parameters)
+    for text in others or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise InvalidParameter(f"--set takes NAME=VALUE, got '{text[:80]}'", param="set")
+        if found.get(name) is not None:
+            raise InvalidParameter(f"'{name}' is given twice", param=name)
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    """What JSON the text is, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def label_value(label: str | None) -> int | str | None:

@@ -112,6 +112,23 @@ def test_several_images_become_numbered_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
+def test_any_other_parameter_can_be_set(tmp_path: Path) -> None:
+    asked = ("generate", "tiny-diffusion", PROMPT, "--seed", 7)
+    outs = {}
+    for name, more in {
+        "option": ("--steps", 5),
+        "set": ("--set", "steps=5"),
+        "interval": ("--steps", 5, "--set", "guidance_interval=[0.5, 1.0]"),
+        "sigmas": ("--steps", 5, "--set", "sigma_schedule=karras"),
+    }.items():
+        result = atelier(*asked, *more, "-o", tmp_path / f"{name}.png")
+        assert result.exit_code == 0, result.stderr
+        outs[name] = (tmp_path / f"{name}.png").read_bytes()
+    assert outs["set"] == outs["option"]
+    assert len(set(outs.values())) == 3
+
+
+@pytest.mark.usefixtures("offline")
 def test_a_dash_sends_nothing_but_the_bytes_to_standard_output() -> None:
     result = atelier("generate", "tiny-gan", "--seed", 5, "--format", "jpeg", "--out", "-")
     assert Image.open(io.BytesIO(result.stdout_bytes)).format == "JPEG"
@@ -181,6 +198,9 @@ def test_what_encode_writes_generate_reads(tmp_path: Path) -> None:
         (["likelihood", "tiny-gan", __file__], "GAN"),
         (["likelihood", "tiny-flow", __file__], "not a PNG"),
         (["edit", "tiny-gan", "sharpen"], "sharpen"),
+        (["generate", "tiny-diffusion", PROMPT, "--set", "steps"], "NAME=VALUE"),
+        (["generate", "tiny-diffusion", PROMPT, "--steps", "5", "--set", "steps=6"], "twice"),
+        (["generate", "tiny-diffusion", PROMPT, "--set", "stepz=6"], "stepz"),
     ],
 )
 def test_a_refusal_is_one_clear_line(arguments: list[str], words: str) -> None:
