@@ -44,8 +44,8 @@ CONFIG: dict[str, Any] = {
     "times": TIMES,
     "dropout": 0.1,
 }
-SAMPLES = 400
-DRAWS = 4
+SAMPLES = 200
+DRAWS = 1
 """Dequantisation draws that the bound on the test split is the mean of."""
 
 

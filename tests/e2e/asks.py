@@ -17,7 +17,9 @@ from PIL import Image
 from services.core.job import Call, Task
 from services.core.model import ModelInfo
 
-SAMPLERS = ("ddpm", "ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m")
+WITHOUT_NOISE = ("ddim", "euler", "heun", "dpmpp_2m", "unipc", "lms")
+SAMPLERS = (*WITHOUT_NOISE, "ddpm", "euler_ancestral", "dpmpp_2m_sde")
+TAKE_AN_IMAGE = ("variation", "inpaint", "outpaint", "invert", "reconstruct", "likelihood")
 SCALES = (1.0, 1.0, 1.5, 3.0, 7.5)
 COLORS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "triangle", "star")
@@ -140,9 +142,12 @@ class Mix:
         if model.labels and "label" in fields:
             wanted["label"] = self.source.choice(model.labels)
         side = model.resolution[0]
-        takes_image = name in ("variation", "inpaint", "reconstruct", "likelihood")
+        if name == "outpaint":
+            wanted["left"] = side // 4
+        if name == "invert":
+            wanted["sampler"] = self.source.choice(WITHOUT_NOISE)
         several = 2 if name in ("reconstruct", "likelihood") else 1
-        count = self.source.randint(1, several) if takes_image else 0
+        count = self.source.randint(1, several) if name in TAKE_AN_IMAGE else 0
         return Ask(
             model=model.id,
             task=task,
@@ -164,6 +169,9 @@ _DRAWN: Mapping[str, Any] = {
     "samples": lambda mix: mix.source.randint(1, 3),
     "sampler": lambda mix: mix.source.choice(SAMPLERS),
     "guidance_scale": lambda mix: mix.source.choice(SCALES),
+    "guidance_interval": lambda mix: mix.source.choice([[0.0, 1.0], [0.2, 0.7]]),
+    "guidance_rescale": lambda mix: mix.source.choice([0.0, 0.7]),
+    "source_prompt": lambda mix: mix.prompt(),
     "strength": lambda mix: mix.source.choice([0.3, 0.6, 1.0]),
     "truncation": lambda mix: mix.source.choice([0.5, 1.0]),
     "temperature": lambda mix: mix.source.choice([0.7, 1.0]),
