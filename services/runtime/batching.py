@@ -28,9 +28,12 @@ def urgency(ticket: Ticket, now: float) -> tuple[int, float]:
     remaining = ticket.remaining_solo
     if now - ticket.touched > max(PATIENCE_SECONDS, 2 * remaining):
         return 0, ticket.touched
-    if now + remaining <= ticket.deadline:
-        return 1, ticket.deadline
-    return 2, ticket.submitted
+    return (2, ticket.submitted) if is_late(ticket, now) else (1, ticket.deadline)
+
+
+def is_late(ticket: Ticket, now: float) -> bool:
+    """Whether it misses its deadline even with the device to itself from now on."""
+    return now + ticket.remaining_solo > ticket.deadline
 
 
 def row_limit(ticket: Ticket) -> int:
@@ -44,7 +47,7 @@ def affordable_seconds(ticket: Ticket, now: float) -> float:
 
     Never less than it takes alone, and without limit where the deadline is lost already.
     """
-    if now + ticket.remaining_solo > ticket.deadline:
+    if is_late(ticket, now):
         return math.inf
     if ticket.target == "decode":
         return max(ticket.decode_solo, ticket.deadline - now)
@@ -59,14 +62,18 @@ def form_batch(tickets: Iterable[Ticket], now: float) -> Sequence[Ticket]:
         return ()
     lead = ordered[0]
     curve = lead.model.costs.curve(lead.target, lead.key)
-    group, limit, rows = lead.group, row_limit(lead), lead.rows
-    batch, allowed = [lead], affordable_seconds(lead, now)
-    for ticket in ordered[1:]:
+    limit, rows = row_limit(lead), lead.rows
+    mates = [ticket for ticket in ordered[1:] if ticket.group == lead.group]
+    # With a whole batch of rows late the queue has outgrown what urgency can mend: throughput can.
+    overloaded = sum(ticket.rows for ticket in mates if is_late(ticket, now)) >= limit
+    batch, allowed = [lead], math.inf if overloaded else affordable_seconds(lead, now)
+    for ticket in mates:
         if rows >= limit:
             break
-        if ticket.group != group or rows + ticket.rows > limit:
+        if rows + ticket.rows > limit:
             continue
-        allowed_with_it = min(allowed, affordable_seconds(ticket, now))
+        afforded = math.inf if overloaded else affordable_seconds(ticket, now)
+        allowed_with_it = min(allowed, afforded)
         if curve.seconds(rows + ticket.rows) <= allowed_with_it:
             batch.append(ticket)
             rows, allowed = rows + ticket.rows, allowed_with_it

@@ -125,6 +125,16 @@ def test_what_is_late_anyway_takes_part_in_any_batch() -> None:
     assert len(form_batch([*lost, lead], 0.0)) == 11
 
 
+def test_with_a_whole_batch_late_the_queue_is_emptied_at_the_knee() -> None:
+    here = slowing(rows=16)
+    hurried = ticket("hurried", here, deadline=0.45)
+    lost = [ticket(f"lost {i}", here, deadline=0.05, submitted=i / 100) for i in range(16)]
+    assert len(form_batch([hurried, *lost[:15]], 0.2)) == 2
+    batch = form_batch([hurried, *lost], 0.2)
+    assert batch[0] is hurried
+    assert len(batch) == 16
+
+
 def test_a_cap_that_memory_taught_is_kept() -> None:
     here = model(knee=4)
     here.caps.lower(("step", "shared"), 2)
