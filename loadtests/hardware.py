@@ -47,6 +47,13 @@ def slug() -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{name}-{cores}-cores".lower()).strip("-")
 
 
+def kept(benchmark: str) -> dict[str, Any]:
+    """What an earlier run on this hardware has kept; nothing when there was none."""
+    path = RESULTS / f"{benchmark}-{slug()}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
 def keep(benchmark: str, result: dict[str, Any]) -> Path:
     """Write a result beside the others of this hardware."""
     RESULTS.mkdir(exist_ok=True)

@@ -32,6 +32,7 @@ from services.serving.local import local_backend
 
 CONCURRENCY = 32
 WARM_UP_SECONDS = 3.0
+WAVES = 3
 BATCH_SIZES = (8, 16, 32, 64)
 REQUESTS: dict[str, dict[str, Any]] = {
     "shapes-ldm": {
@@ -124,7 +125,8 @@ async def saturate(send: Callable[[int], Awaitable[None]], seconds: float) -> fl
 
     Rows that step together also end together, so that answers come in waves and counting them
     between two moments is off by up to a wave at both ends. The slope of the line through the
-    number done over time is not.
+    number done over time is not, as long as it crosses several of them: a slow model is measured
+    for longer than asked, until `WAVES` times as many are done as there are callers.
     """
     times: list[float] = []
     numbers = iter(range(1 << 40))
@@ -132,12 +134,14 @@ async def saturate(send: Callable[[int], Awaitable[None]], seconds: float) -> fl
     end = started + WARM_UP_SECONDS + seconds
 
     async def caller() -> None:
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(times) < (WAVES + 1) * CONCURRENCY:
             await send(next(numbers))
             times.append(time.monotonic() - started)
 
     await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
-    measured = np.array([t for t in times if WARM_UP_SECONDS <= t <= WARM_UP_SECONDS + seconds])
+    # While the last callers finish, batches are no longer full.
+    steady = sorted(times)[:-CONCURRENCY]
+    measured = np.array([t for t in steady if t >= WARM_UP_SECONDS])
     return float(np.polyfit(measured, np.arange(len(measured)), 1)[0])
 
 
@@ -206,7 +210,11 @@ def main() -> None:
     for name, rate in rates.items():
         table.add_row(name, *(f"{number:,.2f}" for number in list(rate.values())[:5]))
     Console().print(table)
-    result = {"machine": machine, "rounds": options.rounds, "models": rates}
+    # Models that were not measured now keep what an earlier run on this hardware found.
+    stamp = {"measured": machine["measured"], "rounds": options.rounds}
+    models = {**hardware.kept("throughput").get("models", {})}
+    models |= {name: {**stamp, **found} for name, found in rates.items()}
+    result = {"machine": machine, "models": models}
     Console().print(f"kept in {hardware.keep('throughput', result).relative_to(ROOT)}")
 
 
