@@ -49,7 +49,7 @@ def slug() -> str:
 
 def kept(benchmark: str) -> dict[str, Any]:
     """What an earlier run on this hardware has kept; nothing when there was none."""
-    path = RESULTS / f"{benchmark}-{slug()}.json"
+    path = _path(benchmark)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
@@ -57,6 +57,10 @@ def kept(benchmark: str) -> dict[str, Any]:
 def keep(benchmark: str, result: dict[str, Any]) -> Path:
     """Write a result beside the others of this hardware."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{benchmark}-{slug()}.json"
+    path = _path(benchmark)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def _path(benchmark: str) -> Path:
+    return RESULTS / f"{benchmark}-{slug()}.json"

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from services.core.errors import InvalidParameter, UnsupportedTask
+from services.core.labels import label_index
 from services.core.network import DifferentiableNetwork, OpenedModel
-from services.core.validation import near
 from services.families.diffusion.options import DiffusionOptions
 from services.families.diffusion.parameters import Guided
 from services.sampling.classifier_guidance import class_cotangent, shifted
 
 NETWORK = "classifier"
-SHOWN_LABEL = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ class ClassifierGuide:
                 param="label",
             )
         scale = 1.0 if parameters.classifier_scale is None else parameters.classifier_scale
-        index = self._index(parameters.label)
+        index = label_index(parameters.label, self.labels, model_id=self._model.id)
         return Target(index, scale) if scale else None
 
     def guided(self, denoised: Tensor, aimed: Sequence[Aimed]) -> Tensor:
@@ -130,16 +129,3 @@ class ClassifierGuide:
         if self._opened is None:
             self._opened = self._model.differentiable(NETWORK)
         return self._opened
-
-    def _index(self, label: int | str) -> int:
-        names = [name.casefold() for name in self.labels]
-        if isinstance(label, int):
-            if 0 <= label < len(names):
-                return label
-            reason = f"label {label} is out of range; there are {len(names)}, from 0"
-            raise InvalidParameter(reason, param="label")
-        if label.strip().casefold() in names:
-            return names.index(label.strip().casefold())
-        offers = near(label, self.labels)
-        hint = f"did you mean {' or '.join(offers)}?" if offers else f"known are {self.labels}"
-        raise InvalidParameter(f"unknown label '{label[:SHOWN_LABEL]}'; {hint}", param="label")

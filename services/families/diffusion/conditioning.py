@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from services.core.errors import InvalidNetwork, InvalidParameter
+from services.core.labels import label_index
 from services.core.model import Conditioning
 from services.core.network import Network, OpenedModel, PromptEncoder
-from services.core.validation import near
 from services.families.diffusion.options import DiffusionOptions, FromLabel, FromPrompt
 from services.families.diffusion.steering import Condition, Words
 from services.families.diffusion.tokenizer import Vocabulary
 
 REMEMBERED_PROMPTS = 32
-SHOWN_LABEL = 40
 
 
 class Conditioner(Protocol):
@@ -233,23 +232,10 @@ class Labels(_Closed):
 
     def _index(self, words: Words) -> int:
         self.refuse_prompt(words, "takes a label, no prompt")
-        label, classes = words.label, self._options.classes
-        if label is None:
+        if words.label is None:
             return self._options.null
-        if isinstance(label, int):
-            if not 0 <= label < classes:
-                raise InvalidParameter(
-                    f"label {label} is out of range; there are {classes}, from 0", param="label"
-                )
-            return label
-        names = [name.casefold() for name in self.labels]
-        if label.strip().casefold() in names:
-            return names.index(label.strip().casefold())
-        offers = near(label, self.labels)
-        hint = f"; did you mean {' or '.join(offers)}?" if offers else ""
-        raise InvalidParameter(
-            f"unknown label '{label[:SHOWN_LABEL]}'{hint} A number from 0 to {classes - 1} will do",
-            param="label",
+        return label_index(
+            words.label, self.labels, model_id=self.model_id, classes=self._options.classes
         )
 
 

@@ -74,6 +74,8 @@ def _bounded(
     """Denoised images as the model's options bound them, or a row's own threshold instead."""
     clipped = denoised if clip is None else denoised.clamp(-clip, clip)
     percentiles = [t.steering.threshold_at(t.index) for t in rows]
+    if not any(percentiles):
+        return clipped
     return torch.stack(
         [
             image

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from services.core.engine import Engine
-from services.core.errors import InvalidParameter
 from services.core.job import Call, Job
+from services.core.labels import label_index
 from services.core.model import ModelInfo
 from services.core.network import Network
 from services.core.parameters import Parameters
 from services.core.pixels import to_pixels
 from services.core.trajectory import Result, Trajectory, Workload
-from services.core.validation import near
 from services.families.gan.parameters import (
     Generate,
     GenerateLabeled,
@@ -155,23 +154,7 @@ class GanEngine(Engine):
         return {"label": torch.tensor(self._label_index(label))}
 
     def _label_index(self, label: int | str) -> int:
-        labels = self.options.labels
-        if isinstance(label, int):
-            if not 0 <= label < len(labels):
-                raise InvalidParameter(
-                    f"label {label} is out of range; there are {len(labels)}, from 0",
-                    param="label",
-                )
-            return label
-        folded = [known.casefold() for known in labels]
-        name = label.strip().casefold()
-        if name in folded:
-            return folded.index(name)
-        offers = near(name, labels) or labels
-        raise InvalidParameter(
-            f"unknown label '{label[:40]}'; {self.model.id} knows {', '.join(offers)}",
-            param="label",
-        )
+        return label_index(label, self.options.labels, model_id=self.model.id)
 
     def _values(self, trajectory: Trajectory) -> dict[str, Any]:
         values: dict[str, Any] = {"seed": trajectory.job.seed}
