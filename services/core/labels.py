@@ -35,8 +35,11 @@ def label_index(
     name = label.strip().casefold()
     if name in names:
         return names.index(name)
-    offers = near(name, labels) or labels[:SHOWN_LABELS]
-    known = ", ".join([*offers, f"and every number from 0 to {count - 1}"])
+    offers = near(name, labels)
+    hint = f"did you mean {' or '.join(offers)}? " if offers else ""
+    shown = list(dict.fromkeys([*offers, *labels]))[:SHOWN_LABELS]
+    known = ", ".join([*shown, f"and every number from 0 to {count - 1}"])
     raise InvalidParameter(
-        f"unknown label '{label[:SHOWN_CHARACTERS]}'; {model_id} knows {known}", param="label"
+        f"unknown label '{label[:SHOWN_CHARACTERS]}'; {hint}{model_id} knows {known}",
+        param="label",
     )
