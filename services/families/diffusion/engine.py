@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from services.core.job import Call, Job
 from services.core.model import Conditioning, ModelInfo
 from services.core.network import Network
 from services.core.parameters import Parameters
-from services.core.pixels import LEVELS, to_bins, to_tensor
+from services.core.pixels import LEVELS
 from services.core.trajectory import Result, Trajectory, Workload
 from services.families.diffusion.classifier import ClassifierGuide
 from services.families.diffusion.conditioning import conditioner_of
@@ -44,6 +43,7 @@ from services.families.diffusion.parameters import (
     Sampled,
     Variation,
 )
+from services.families.diffusion.posteriors import Posterior, posteriors
 from services.families.diffusion.previews import PreviewMap, clamped, declared_map, fitted_map
 from services.families.diffusion.results import Renderer
 from services.families.diffusion.steering import (
@@ -55,7 +55,7 @@ from services.families.diffusion.steering import (
     spoken,
     steering,
 )
-from services.families.latent import Frames, check_frames, generator, unique_images
+from services.families.latent import Frames, check_frames, generator
 from services.sampling.guidance import Guidance
 from services.sampling.inversion import make_way
 from services.sampling.plan import Plan
@@ -99,8 +99,9 @@ class DiffusionEngine(Engine):
         self.denoiser: Network = self.model.network("denoiser", inputs=inputs, outputs=[])
         self.conditioner.open(self.denoiser)
         self.renderer = Renderer(self.model, self.options, self.device)
+        self.encoder: Network | None = None
         if self.in_latents and self.has_encoder:
-            self.encoder: Network = self.model.network(
+            self.encoder = self.model.network(
                 "encoder", inputs=["image"], outputs=["mean", "log_variance"]
             )
         space = self.options.latent
@@ -203,8 +204,8 @@ class DiffusionEngine(Engine):
 
     def prepare(self, jobs: Sequence[Job[Any]]) -> list[Trajectory]:
         """Encode the images of the whole batch once, then start each row."""
-        posteriors = self._encode(jobs)
-        return [self._start(job, posteriors) for job in jobs]
+        found = posteriors(jobs, self.encoder, self.renderer, self.model.pixel_range, self.device)
+        return [self._start(job, found) for job in jobs]
 
     def step(self, batch: Sequence[Trajectory]) -> None:
         """One evaluation of the denoiser for rows at any level, of any sampler and any task.
@@ -272,31 +273,11 @@ class DiffusionEngine(Engine):
             return declared_map(self.options.preview, self.model.channels, self.shape[0])
         return fitted_map(self)
 
-    def _encode(self, jobs: Sequence[Job[Any]]) -> dict[int, tuple[Tensor, Tensor]]:
-        """Mean and standard deviation of each image in the denoiser's space, by image identity."""
-        places = unique_images(jobs)
-        if not places:
-            return {}
-        by_id = {id(image): image for job in jobs for image in job.images}
-        images = [by_id[key] for key in places]
-        if not self.in_latents:
-            centers = torch.full((len(images), *images[0].shape), 0.5)
-            mean = to_bins(images, centers, self.model.pixel_range)
-            low, high = self.model.pixel_range
-            bin_std = (high - low) / LEVELS / math.sqrt(12)
-            return {key: (mean[i], torch.full_like(mean[i], bin_std)) for key, i in places.items()}
-        pixels = to_tensor(images, self.model.pixel_range)
-        output = self.encoder(image=pixels.to(self.device))
-        mean, log_variance = output["mean"].cpu(), output["log_variance"].cpu()
-        shift, scale = self.renderer.shift, self.renderer.scale
-        std = torch.exp(0.5 * log_variance) / scale
-        return {key: ((mean[i] - shift) / scale, std[i]) for key, i in places.items()}
-
-    def _start(self, job: Job[Any], posteriors: Mapping[int, tuple[Tensor, Tensor]]) -> Trajectory:
+    def _start(self, job: Job[Any], by_image: Mapping[int, Posterior]) -> Trajectory:
         parameters = job.parameters
         source = generator(noise_seed(job))
         load = self.workload(job)
-        found = [posteriors[id(image)] for image in job.images]
+        found = [by_image[id(image)] for image in job.images]
         if isinstance(parameters, Likelihood):
             condition = self._condition(*spoken(parameters))
             if parameters.method == "ode":
