@@ -1,151 +1,197 @@
 """Train the conditional GAN: ``python -m model_store.recipes.shapes_cgan``.
 
-Relativistic pairing loss with zero-centred penalties on real and made images (Huang et al., 2024,
-arXiv:2501.05441), the penalties by random differences (Lin et al., 2025, arXiv:2501.08316, section
-3.3), so that no second derivative is needed. Half of what the discriminator sees carries noise, as
-in Diffusion-GAN (Wang et al., 2023, arXiv:2206.02262): a reader of clean latents is fooled by
-generators, one of noisy latents far less. The label is the shape.
+In two parts. An encoder and a drawing learn to carry an image through a short code (Kingma and
+Welling, 2013, arXiv:1312.6114); then the game is played among codes, where a discriminator cannot
+be fooled by what no eye sees: a generator turns noise and a label into codes that cannot be told
+from those of real images (after Makhzani et al., 2016, arXiv:1511.05644, with the roles turned
+round). Its losses are relativistic pairing with zero-centred penalties on real and made codes
+(Huang et al., 2024, arXiv:2501.05441), the penalties by random differences (Lin et al., 2025,
+arXiv:2501.08316, section 3.3), so that no second derivative is needed. The label is the shape.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.architectures.gan import ConditionalGenerator, ProjectionDiscriminator
+from model_store.architectures.blocks import gaussian_sample
+from model_store.architectures.gan import (
+    CodeDiscriminator,
+    CodeEncoder,
+    ConditionalGenerator,
+)
 from model_store.evaluation import judge
 from model_store.export.card import Card
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
-from model_store.recipes import shapes, shapes_autoencoder
-from model_store.recipes.latents import Standardizer, encode_pool
+from model_store.recipes import shapes
 from model_store.recipes.training import (
     Run,
     arguments,
     averaged,
+    compiled,
     learning_rate,
     set_learning_rate,
 )
+from services.sampling.bounds import kl_to_standard_normal
 
-BATCH = 64
 LATENT = 64
-PENALIZED = 16
-PEAK_RATE = 1e-3
-PENALTY_NOISE = 0.05
-PENALTY_WEIGHT = 20.0
-"""With `PENALTY_NOISE` this equals an R1 gamma of 0.1: gamma / 2 = weight * noise ** 2."""
-LABEL_WEIGHT = 0.5
-READING_MINUTES = 5.0
-READING_WEIGHT = 1.0
-LARGEST_NOISE = 0.6
-POOL = 60_000
+CODE = 16
+POOL = 40_000
+DRAWING_BATCH = 64
+DRAWING_MINUTES = 20.0
+DRAWING_RATE = 2e-3
+PIXEL_NOISE = 0.1
+LOSS_SCALE = 0.01
+GAME_BATCH = 256
+GAME_RATE = 7e-4
+STEADY_SHARE = 0.5
+"""Share of the game at the full learning rate; a cosine to zero follows."""
+PENALTY_NOISE = 0.02
+PENALTY_WEIGHT = 25.0
+"""With `PENALTY_NOISE` this equals an R1 gamma of 0.02: gamma / 2 = weight * noise ** 2."""
 LABELS = shapes.FACTORS["shape"]
-CONFIG = {"labels": len(LABELS), "latent": LATENT, "style": 128, "width": 64, "blocks": 4}
-READINGS = sum(len(values) for values in shapes.FACTORS.values())
+CONFIG = {
+    "labels": len(LABELS),
+    "latent": LATENT,
+    "code": CODE,
+    "deep": 256,
+    "style": 128,
+    "width": 48,
+    "layers": 3,
+    "fine": 16,
+}
 MEASURED = 1200
 SHEET_COLUMNS = 12
-HISTORY = (
-    "The weights in the catalog were not made in one go: they began with two residual blocks, ten "
-    "times the penalty and no noise on what the discriminator sees, and were taken on from there."
-)
-"""What the card owes to its reader; to be emptied when the recipe has run once from its start."""
 
 
-def reading_loss(logits: Tensor, factors: Tensor) -> Tensor:
-    """Mean cross-entropy of the discriminator's reading of all six factors ``[n, 6]``."""
-    parts = logits.split([len(values) for values in shapes.FACTORS.values()], dim=1)
-    losses = [functional.cross_entropy(part, factors[:, i]) for i, part in enumerate(parts)]
-    return torch.stack(losses).mean()
+class Codes(NamedTuple):
+    """Gaussians over the codes of training images: ``[n, code]`` each, and labels ``[n]``."""
+
+    mean: Tensor
+    std: Tensor
+    label: Tensor
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """One code of each of the images ``rows``."""
+        mean = self.mean[rows]
+        return mean + self.std[rows] * torch.randn(mean.shape, generator=generator)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``[code]`` of a code of any image."""
+        mean = self.mean.mean(dim=0)
+        variance = self.mean.var(dim=0) + self.std.square().mean(dim=0)
+        return mean, variance.sqrt()
+
+    def standardized(self) -> Codes:
+        """The same codes, shifted and scaled to zero mean and unit variance."""
+        mean, std = self.moments()
+        return Codes((self.mean - mean) / std, self.std / std, self.label)
 
 
-def blurred(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """``[n, ...]`` with Gaussian noise on half of the rows, of up to `LARGEST_NOISE`."""
-    level = (2 * torch.rand(len(latents), 1, 1, 1, generator=generator) - 1).clamp(min=0)
-    return latents + LARGEST_NOISE * level * torch.randn(latents.shape, generator=generator)
+def pool(count: int) -> tuple[Tensor, Tensor]:
+    """``count`` training images, kept in half precision, and their labels ``[count]``."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [shapes.batch(500, "train", generator) for _ in range(count // 500)]
+    return torch.cat([image.half() for image, _ in parts]), torch.cat([f[:, 0] for _, f in parts])
 
 
-def discriminator_loss(
-    discriminator: nn.Module, real: Tensor, fake: Tensor, factors: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Pairing loss plus penalties and reading, and the scores ``[n]`` of the real latents.
+def drawing_loss(drawn: Tensor, image: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
+    """Minus the evidence lower bound in nats, up to a constant; pixels are Gaussian.
 
-    ``noise`` is ``[2k, 8, 8, 8]``: the first ``k`` rows of each kind are penalised.
+    Args:
+        drawn: what the drawing made of the encoder's draw, ``[n, 3, 32, 32]``.
+        image: what the encoder saw.
+        seen: the encoder's mean and log variance, each ``[n, code]``.
     """
-    count, few = len(real), len(noise) // 2
-    label = factors[:, 0]
-    moved = torch.cat([real[:few], fake[:few]]) + PENALTY_NOISE * noise
-    latents = torch.cat([real, fake, moved])
-    scores, logits = discriminator(latents, torch.cat([label, label, label[:few], label[:few]]))
-    score_real, score_fake = scores[:count], scores[count : 2 * count]
-    still = torch.cat([score_real[:few], score_fake[:few]])
-    penalty = 2 * (scores[2 * count :] - still).square().mean()
-    pairing = functional.softplus(score_fake - score_real).mean()
-    loss = (
-        pairing + PENALTY_WEIGHT * penalty + READING_WEIGHT * reading_loss(logits[:count], factors)
-    )
-    return loss, score_real.detach()
+    error = (drawn - image).square().flatten(1).sum(dim=1) / (2 * PIXEL_NOISE**2)
+    return (error + kl_to_standard_normal(*seen)).mean()
 
 
-def generator_loss(
-    discriminator: nn.Module, score_real: Tensor, fake: Tensor, label: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The pairing loss from the other side plus label reading, and the mean margin real - fake."""
-    score_fake, logits = discriminator(fake, label)
-    margin = score_real - score_fake
-    reading = functional.cross_entropy(logits[:, : len(LABELS)], label)
-    return functional.softplus(margin).mean() + LABEL_WEIGHT * reading, margin.detach().mean()
-
-
-def learn_to_read(
-    discriminator: nn.Module, latents: Tensor, factors: Tensor, options: argparse.Namespace
-) -> None:
-    """Before the game, teach the discriminator what the factors of a scene look like.
-
-    A discriminator that cannot tell a cross from a star cannot ask for either.
-    """
-    optimizer = torch.optim.AdamW(discriminator.parameters(), lr=2e-3, weight_decay=1e-2)
+def learn_to_draw(
+    drawing: nn.Module,
+    encoder: nn.Module,
+    data: tuple[Tensor, Tensor],
+    options: argparse.Namespace,
+) -> str:
+    """Train both until the time is spent; how long it took."""
+    images, labels = data
+    parameters = [*drawing.parameters(), *encoder.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=DRAWING_RATE)
     run = Run(
-        "shapes-cgan-reader",
-        READING_MINUTES,
+        "shapes-cgan-drawing",
+        DRAWING_MINUTES,
         options.workspace,
-        {"discriminator": discriminator, "optimizer": optimizer},
+        {"drawing": drawing, "encoder": encoder, "optimizer": optimizer},
         fresh=options.fresh,
         export_only=options.export_only,
     )
+    forward = compiled(drawing)
     for step in run.steps():
-        set_learning_rate(optimizer, learning_rate(run.progress, 2e-3))
-        rows = torch.randint(len(latents), (2 * BATCH,), generator=run.generator)
-        spread = 0.2 * torch.rand(2 * BATCH, 1, 1, 1, generator=run.generator)
-        noise = torch.randn(2 * BATCH, *latents.shape[1:], generator=run.generator)
-        _, logits = discriminator(latents[rows] + spread * noise, factors[rows, 0])
-        loss = reading_loss(logits, factors[rows])
+        set_learning_rate(optimizer, learning_rate(run.progress, DRAWING_RATE))
+        rows = torch.randint(len(images), (DRAWING_BATCH,), generator=run.generator)
+        image, label = images[rows].float(), labels[rows]
+        mean, log_variance = encoder(image, label)
+        noise = torch.randn(DRAWING_BATCH, CODE, generator=run.generator)
+        drawn = forward(gaussian_sample(mean, log_variance, noise), label)
+        loss = LOSS_SCALE * drawing_loss(drawn, image, (mean, log_variance))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         optimizer.step()
         if step % 50 == 0:
-            guess = logits[:, : len(LABELS)].argmax(dim=1)
-            right = (guess == factors[rows, 0]).float().mean()
-            run.log(loss=float(loss.detach()), shape=float(right))
+            run.log(loss=float(loss.detach()))
+    return run.summary()
 
 
-def train(options: argparse.Namespace) -> tuple[ConditionalGenerator, str]:
-    """Train until the time is spent; the averaged generator in eval mode, and how long it took."""
-    autoencoder = shapes_autoencoder.train(shapes_autoencoder.MINUTES, options.workspace)
-    latents, factors = encode_pool(autoencoder.encoder, 1000 if options.export_only else POOL)
-    standardizer = Standardizer()
-    standardizer.fit(latents)
-    latents = standardizer(latents)
-    full = ConditionalGenerator(**CONFIG)
-    generator = full.generator
-    discriminator = ProjectionDiscriminator(standardizer.scale.sqrt(), len(LABELS), READINGS)
-    learn_to_read(discriminator, latents, factors, options)
-    average = averaged(generator, 0.999)
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=PEAK_RATE, betas=(0.0, 0.99))
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=PEAK_RATE, betas=(0.0, 0.99))
+def encode(encoder: nn.Module, data: tuple[Tensor, Tensor]) -> Codes:
+    """The codes of all images of the pool."""
+    images, labels = data
+    with torch.no_grad():
+        seen = [
+            encoder(image.float(), label)
+            for image, label in zip(images.split(500), labels.split(500), strict=True)
+        ]
+    mean, log_variance = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    return Codes(mean, (0.5 * log_variance).exp(), labels)
+
+
+def discriminator_loss(
+    discriminator: nn.Module, real: Tensor, fake: Tensor, label: Tensor, nudge: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Pairing loss plus penalties, and the scores ``[n]`` of the real codes.
+
+    ``nudge`` is noise ``[2n, code]``, by whose effect the gradients are penalised.
+    """
+    count = len(real)
+    still = torch.cat([real, fake])
+    scores = discriminator(torch.cat([still, still + PENALTY_NOISE * nudge]), label.repeat(4))
+    score_real, score_fake = scores[:count], scores[count : 2 * count]
+    penalty = 2 * (scores[2 * count :] - scores[: 2 * count]).square().mean()
+    pairing = functional.softplus(score_fake - score_real).mean()
+    return pairing + PENALTY_WEIGHT * penalty, score_real.detach()
+
+
+def game_rate(progress: float) -> float:
+    """The learning rate of both players at a share of the game in [0, 1]."""
+    late = max(0.0, progress - STEADY_SHARE) / (1 - STEADY_SHARE)
+    return GAME_RATE * 0.5 * (1 + math.cos(math.pi * late))
+
+
+def play(generator: nn.Module, codes: Codes, options: argparse.Namespace) -> tuple[nn.Module, str]:
+    """Train until the time is spent; the averaged code generator, and how long it took.
+
+    ``codes`` are standardised.
+    """
+    discriminator = CodeDiscriminator(len(LABELS), CODE)
+    average = averaged(generator, 0.998)
+    optimizer_g = torch.optim.Adam(generator.parameters(), lr=GAME_RATE, betas=(0.0, 0.99))
+    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=GAME_RATE, betas=(0.0, 0.99))
     run = Run(
         "shapes-cgan",
         options.minutes,
@@ -153,7 +199,6 @@ def train(options: argparse.Namespace) -> tuple[ConditionalGenerator, str]:
         {
             "generator": generator,
             "discriminator": discriminator,
-            "standardizer": standardizer,
             "average": average,
             "optimizer_g": optimizer_g,
             "optimizer_d": optimizer_d,
@@ -162,33 +207,43 @@ def train(options: argparse.Namespace) -> tuple[ConditionalGenerator, str]:
         export_only=options.export_only,
     )
     for step in run.steps():
-        rate = learning_rate(run.progress, PEAK_RATE)
+        rate = game_rate(run.progress) * min(1.0, step / 200)
         set_learning_rate(optimizer_g, rate)
         set_learning_rate(optimizer_d, rate)
-        rows = torch.randint(len(latents), (BATCH,), generator=run.generator)
-        real, seen = latents[rows], factors[rows]
-        fake = generator(torch.randn(BATCH, LATENT, generator=run.generator), seen[:, 0])
-        real, fake = blurred(real, run.generator), blurred(fake, run.generator)
-        noise = torch.randn(PENALIZED, *real.shape[1:], generator=run.generator)
-        loss_d, score_real = discriminator_loss(discriminator, real, fake.detach(), seen, noise)
+        rows = torch.randint(len(codes.label), (GAME_BATCH,), generator=run.generator)
+        label = codes.label[rows]
+        real = codes.draw(rows, run.generator)
+        fake = generator(torch.randn(GAME_BATCH, LATENT, generator=run.generator), label)
+        nudge = torch.randn(2 * GAME_BATCH, CODE, generator=run.generator)
+        loss_d, score_real = discriminator_loss(discriminator, real, fake.detach(), label, nudge)
         optimizer_d.zero_grad(set_to_none=True)
         loss_d.backward()
         optimizer_d.step()
 
         discriminator.requires_grad_(False)
-        loss_g, margin = generator_loss(discriminator, score_real, fake, seen[:, 0])
+        margin = score_real - discriminator(fake, label)
         optimizer_g.zero_grad(set_to_none=True)
-        loss_g.backward()
+        functional.softplus(margin).mean().backward()
         optimizer_g.step()
         discriminator.requires_grad_(True)
         average.update_parameters(generator)
-        if step % 100 == 0:
-            run.log(d=float(loss_d.detach()), g=float(loss_g.detach()), margin=float(margin))
-    full.generator.load_state_dict(average.module.state_dict())
-    full.decoder.load_state_dict(autoencoder.decoder.state_dict())
-    full.shift.copy_(standardizer.shift)
-    full.scale.copy_(standardizer.scale)
-    return full.eval(), run.summary()
+        if step % 500 == 0:
+            run.log(d=float(loss_d.detach()), margin=float(margin.detach().mean()))
+    return average.module, run.summary()
+
+
+def train(options: argparse.Namespace) -> tuple[ConditionalGenerator, str]:
+    """Train both parts; the whole generator in eval mode, and how long they took."""
+    full = ConditionalGenerator(**CONFIG)
+    encoder = CodeEncoder(len(LABELS), CODE)
+    data = pool(POOL)
+    drawn = learn_to_draw(full.drawing, encoder, data, options)
+    codes = encode(encoder, data)
+    for buffer, moment in zip((full.mean, full.std), codes.moments(), strict=True):
+        buffer.copy_(moment)
+    played, lasted = play(full.generator, codes.standardized(), options)
+    full.generator.load_state_dict(played.state_dict())
+    return full.eval(), f"{drawn} for the drawing, {lasted} for the game"
 
 
 def make(generator: nn.Module, label: Tensor, seed: int) -> Tensor:
@@ -254,11 +309,12 @@ def card(summary: str) -> Card:
         summary="A class-conditional GAN that draws one colored shape on a flat background at "
         "32x32. The label chooses the shape; color, background, size and place follow the noise.",
         data=shapes.DATA_CARD,
-        training=f"{summary} at batch {BATCH} on one CPU thread: relativistic pairing loss, "
-        "zero-centred penalties by random differences, an auxiliary label reader, Adam, and an "
-        "average of the generator's weights. It works on the latents of the autoencoder of "
-        "`shapes-ldm`, whose decoder is part of the network. The discriminator first spends "
-        f"{READING_MINUTES:.0f} minutes learning to read the six factors. " + HISTORY,
+        training="An encoder and a drawing first learn to carry images through codes of "
+        f"{CODE} numbers, beside their label (batch {DRAWING_BATCH}). The drawing computes each "
+        "pixel from its place in a frame that it moves, turns and scales itself. Then a generator "
+        "and a discriminator of small perceptrons play for the distribution of the codes (batch "
+        f"{GAME_BATCH}): relativistic pairing loss, zero-centred penalties by random differences, "
+        f"Adam, and an average of the generator's weights. {summary}, on one busy CPU thread.",
         measured="Read by a factor classifier that was trained apart (98% of held-out real shapes "
         "read right), on fresh noise. `evenness` is each factor's entropy over its largest.",
         limits=(
@@ -276,7 +332,7 @@ def card(summary: str) -> Card:
 
 def main() -> None:
     """Train, measure, export and package the model."""
-    options = arguments(__doc__ or "", minutes=45)
+    options = arguments(__doc__ or "", minutes=14)
     publish(package(*train(options)))
 
 
