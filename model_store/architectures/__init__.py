@@ -17,6 +17,11 @@ from model_store.architectures.caption_transformer import CaptionTransformer
 from model_store.architectures.classifier import FactorClassifier
 from model_store.architectures.gan import ConditionalGenerator
 from model_store.architectures.noisy_classifier import NoisyClassifier
+from model_store.architectures.patch_denoiser import (
+    ExplodingScore,
+    PatchDenoiser,
+    SuperResolver,
+)
 from model_store.architectures.pixel_denoiser import PixelDenoiser
 from model_store.architectures.realnvp import RealNVP, RealNVPInverse
 from model_store.architectures.vae import VectorDecoder, VectorEncoder
@@ -26,13 +31,16 @@ ARCHITECTURES: Mapping[str, type[nn.Module]] = MappingProxyType(
     {
         "caption_transformer": CaptionTransformer,
         "conditional_generator": ConditionalGenerator,
+        "exploding_score": ExplodingScore,
         "factor_classifier": FactorClassifier,
         "noisy_classifier": NoisyClassifier,
+        "patch_denoiser": PatchDenoiser,
         "pixel_denoiser": PixelDenoiser,
         "realnvp": RealNVP,
         "realnvp_inverse": RealNVPInverse,
         "spatial_decoder": SpatialDecoder,
         "spatial_encoder": SpatialEncoder,
+        "super_resolver": SuperResolver,
         "vector_decoder": VectorDecoder,
         "vector_encoder": VectorEncoder,
     }

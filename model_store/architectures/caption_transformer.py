@@ -31,7 +31,9 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """``[n]`` in [0, 1] to ``[n, width]``."""
         angles = t[:, None] * self.frequencies
-        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        first: nn.Parameter = next(self.layers.parameters())
+        return self.layers(waves.to(first.dtype))
 
 
 class AdaptiveBlock(nn.Module):

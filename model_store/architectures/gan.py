@@ -105,8 +105,7 @@ class Drawing(nn.Module):
         self.placed = PlacedFeatures(style)
         channels = [self.placed.channels, *[width] * layers, fine]
         self.layers = nn.ModuleList(
-            StyledPixels(before, after, style)
-            for before, after in itertools.pairwise(channels)
+            StyledPixels(before, after, style) for before, after in itertools.pairwise(channels)
         )
         self.palette = Palette(style, fine, 3)
 

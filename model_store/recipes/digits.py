@@ -18,6 +18,7 @@ from torch import Tensor
 Split = Literal["train", "validation", "test"]
 
 LEVELS = 17
+CLASSES = 10
 SIDE = 8
 DIMENSIONS = SIDE * SIDE
 DATA_CARD = (
@@ -55,6 +56,11 @@ def to_8_bit(images: Tensor, generator: torch.Generator) -> Tensor:
 def dequantize(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Whole numbers in 0..255 to [0, 1], uniformly inside each step of 1/256."""
     return (pixels + torch.rand(pixels.shape, generator=generator)) / 256
+
+
+def signed(unit: Tensor) -> Tensor:
+    """Images in [0, 1] to [-1, 1]."""
+    return 2 * unit - 1
 
 
 def dequantized(split: Split, seed: int) -> Tensor:

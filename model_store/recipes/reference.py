@@ -24,8 +24,10 @@ from model_store.recipes import digits, shapes
 from model_store.store import Store, default_root
 from services.core.network import OpenedModel
 
-MODELS = ("shapes-vae", "shapes-ldm", "digits-ddpm")
+MODELS = ("shapes-vae", "shapes-ldm", "digits-ddpm", "digits-score-vp")
 IMAGES = 512
+DIGITS = 180
+"""Of the digits, the whole validation split, each once."""
 BATCH = 64
 SEED = 31
 VAE_SETTINGS: dict[str, Any] = {"samples": 64}
@@ -73,7 +75,8 @@ def add_reference(model_id: str, catalog: Path = CATALOG) -> None:
     store = Store(default_root(os.environ), catalogs=(catalog,))
     threads = torch.get_num_threads()
     model = open_model(store, model_id, torch.device("cpu"), threads=threads)
-    add_options(catalog / model_id, reference_options(model))
+    count = DIGITS if model_id.startswith("digits") else IMAGES
+    add_options(catalog / model_id, reference_options(model, count))
 
 
 def main() -> None:

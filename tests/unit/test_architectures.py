@@ -12,6 +12,7 @@ TINY_FLOW = {"channels": 1, "side": 4, "width": 8, "blocks": 1, "couplings": 2, 
 FORWARDS = [
     ("caption_transformer", {"x": (8, 8, 8), "t": (), "tokens": (6,)}, {"velocity": (8, 8, 8)}),
     ("conditional_generator", {"z": (64,), "label": ()}, {"image": (3, 32, 32)}),
+    ("exploding_score", {"x": (1, 8, 8), "t": ()}, {"score": (1, 8, 8)}),
     (
         "factor_classifier",
         {"image": (3, 32, 32)},
@@ -25,11 +26,17 @@ FORWARDS = [
         },
     ),
     ("noisy_classifier", {"x": (1, 8, 8), "t": ()}, {"logits": (10,)}),
+    ("patch_denoiser", {"x": (1, 8, 8), "t": ()}, {"epsilon": (1, 8, 8)}),
     ("pixel_denoiser", {"x": (1, 8, 8), "t": ()}, {"epsilon": (1, 8, 8)}),
     ("realnvp", {"x": (1, 8, 8)}, {"z": (64,), "log_det": ()}),
     ("realnvp_inverse", {"z": (64,)}, {"x": (1, 8, 8)}),
     ("spatial_decoder", {"z": (8, 8, 8)}, {"image": (3, 32, 32)}),
     ("spatial_encoder", {"image": (3, 32, 32)}, {"mean": (8, 8, 8), "log_variance": (8, 8, 8)}),
+    (
+        "super_resolver",
+        {"x": (3, 64, 64), "t": (), "enlarged": (3, 64, 64)},
+        {"velocity": (3, 64, 64)},
+    ),
     ("vector_decoder", {"z": (32,)}, {"image": (3, 32, 32)}),
     ("vector_encoder", {"image": (3, 32, 32)}, {"mean": (32,), "log_variance": (32,)}),
 ]
@@ -123,3 +130,16 @@ def test_a_null_caption_is_a_caption():
         last = module(x, t, torch.tensor([[6, 8, 4, 3, 3, 3]]))
     assert null.isfinite().all()
     assert not torch.equal(null, last)
+
+
+def test_an_untrained_exploding_score_is_that_of_noisy_data_without_structure():
+    """Before training its body says nothing, and ``N(0, sigma_data^2 + sigma^2)`` is left."""
+    module = build("exploding_score", {"sigmas": [0.1, 5.0], "sigma_data": 0.6})
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.1, 1.0, 5.0])
+    with torch.no_grad():
+        score = module(x, sigma)
+    variance = 0.6**2 + sigma.square().view(-1, 1, 1, 1)
+    assert torch.allclose(score, -x / variance)
+    with torch.no_grad():
+        assert torch.equal(module(x, torch.zeros(3)), module(x, torch.full((3,), 0.1)))

@@ -1,0 +1,70 @@
+"""A large image as overlapping tiles of the one size that a network takes.
+
+Denoised tiles are averaged where they overlap, at every step, so that all tiles agree on one image
+(MultiDiffusion: Bar-Tal et al., 2023, arXiv:2302.08113, eq. 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Tensor
+
+OVERLAP = 4
+"""Neighbours share a quarter of a tile or more: one over this."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Where the tiles of one image lie: the top left corners, and how much each pixel counts.
+
+    Attributes:
+        side: height and width of a tile.
+        corners: of every tile, row by row.
+        weights: ``[side, side]``, least at a tile's edges; all ones where there is one tile.
+        total: ``[height, width]``, the weights of all tiles that cover a pixel.
+    """
+
+    side: int
+    corners: tuple[tuple[int, int], ...]
+    weights: Tensor
+    total: Tensor
+
+    def cut(self, image: Tensor) -> list[Tensor]:
+        """The tiles ``[channels, side, side]`` of an image ``[channels, height, width]``."""
+        return [image[:, y : y + self.side, x : x + self.side] for y, x in self.corners]
+
+    def join(self, tiles: Sequence[Tensor]) -> Tensor:
+        """The image whose tiles these are: their weighted mean, summed in a fixed order."""
+        found = torch.zeros(tiles[0].shape[0], *self.total.shape, dtype=tiles[0].dtype)
+        for (y, x), tile in zip(self.corners, tiles, strict=True):
+            found[:, y : y + self.side, x : x + self.side] += self.weights * tile
+        return found / self.total
+
+
+def tiling(height: int, width: int, side: int) -> Tiling:
+    """The fewest tiles that cover an image and overlap as `OVERLAP` says, evenly spread.
+
+    Args:
+        height: of the image, at least ``side``.
+        width: of the image, at least ``side``.
+        side: of a tile.
+    """
+    corners = tuple((y, x) for y in _starts(height, side) for x in _starts(width, side))
+    weights = torch.ones(side, side)
+    if len(corners) > 1:
+        ramp = torch.minimum(torch.arange(1, side + 1), torch.arange(side, 0, -1)).float()
+        weights = torch.minimum(ramp[:, None], ramp[None, :]) / ramp.max()
+    total = torch.zeros(height, width)
+    for y, x in corners:
+        total[y : y + side, x : x + side] += weights
+    return Tiling(side, corners, weights, total)
+
+
+def _starts(extent: int, side: int) -> list[int]:
+    stride = side - side // OVERLAP
+    count = 1 + ceil((extent - side) / stride)
+    return [round(i * (extent - side) / max(1, count - 1)) for i in range(count)]
