@@ -13,7 +13,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test quick check format bench goodput clean
+.PHONY: help demo serve test quick check format bench peers goodput clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ format: $(VENV)/.developing  ## put the style right where a machine can
 
 bench: $(VENV)/.developing  ## images per second: the bare network, the loop, and over HTTP
 	$(bin)/python -m loadtests.throughput
+
+peers: $(VENV)/.developing  ## install LitServe and BentoML, each apart, for `make goodput`
+	$(bin)/python -m loadtests.peers.environment
 
 goodput: $(VENV)/.developing  ## requests per second in time on mixed traffic, beside peers (ten minutes)
 	$(bin)/python -m loadtests.goodput

@@ -14,9 +14,9 @@ import argparse
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests import hardware
-from loadtests.service import ROOT, serving
+from loadtests.peers.servers import Body, Server, servers
+from loadtests.service import ROOT
 from loadtests.traffic import STEPS, Request, mixed, poisson
 
 FACTOR = 5.0
@@ -74,18 +75,26 @@ class Trial:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> bool:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server that is up: where to send requests, and how its body is made of their fields."""
+
+    url: str
+    body: Body
+
+
+async def ask(session: aiohttp.ClientSession, target: Target, request: Request) -> bool:
     """One request; whether it was answered with an image."""
-    body = {"model": "shapes-ldm", **request.body()}
+    body = target.body({"model": "shapes-ldm", **request.body()})
     try:
-        async with session.post(url, json=body) as answer:
+        async with session.post(target.url, json=body) as answer:
             await answer.read()
             return answer.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False
 
 
-async def measure_solo(url: str) -> Solo:
+async def measure_solo(target: Target) -> Solo:
     """Fit a line through lone requests of few and of many steps."""
     constant, slope = {}, {}
     async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
@@ -93,12 +102,12 @@ async def measure_solo(url: str) -> Solo:
             seconds = {}
             for steps in STEPS:
                 request = Request("a red star", steps, "euler", 3.0 if guided else 1.0, 0)
-                await ask(session, url, request)
+                await ask(session, target, request)
                 times = []
                 for _ in range(5):
                     started = time.monotonic()
-                    if not await ask(session, url, request):
-                        raise RuntimeError(f"{url} does not answer a lone request")
+                    if not await ask(session, target, request):
+                        raise RuntimeError(f"{target.url} does not answer a lone request")
                     times.append(time.monotonic() - started)
                 seconds[steps] = median(times)
             few, many = STEPS
@@ -108,7 +117,7 @@ async def measure_solo(url: str) -> Solo:
 
 
 async def run_trial(
-    url: str, rate: float, seconds: float, objective: Objective, own: Objective
+    target: Target, rate: float, seconds: float, objective: Objective, own: Objective
 ) -> Trial:
     """Send the traffic of one arrival rate and wait for every answer."""
     arrivals = poisson(rate, seconds, SEED)
@@ -122,7 +131,7 @@ async def run_trial(
         async def one(number: int) -> None:
             at = arrivals[number]
             await asyncio.sleep(started + at - time.monotonic())
-            if await ask(session, url, requests[number]):
+            if await ask(session, target, requests[number]):
                 latencies[number] = time.monotonic() - started - at
 
         await asyncio.gather(*map(one, range(len(requests))))
@@ -169,7 +178,7 @@ async def find_goodput(
 
 
 async def measure(
-    url: str, seconds: float, solo: Solo, objective: Objective, report: Callable[[str], None]
+    target: Target, seconds: float, solo: Solo, objective: Objective, report: Callable[[str], None]
 ) -> dict[str, Any]:
     """One server's goodput, by the common objective and by its own."""
     trials: dict[int, Trial] = {}
@@ -179,7 +188,7 @@ async def measure(
 
     async def trial(rung: int) -> Trial:
         if rung not in trials:
-            found = await run_trial(url, ladder(rung), seconds, objective, own)
+            found = await run_trial(target, ladder(rung), seconds, objective, own)
             trials[rung] = found
             report(
                 f"  {found.rate:5.2f} /s: {found.in_time:6.1%} in time, {found.in_own_time:6.1%} "
@@ -206,20 +215,19 @@ def _thirty(solo: Solo) -> float:
     return solo.seconds(Request("", 30, "euler", 3.0, 0))
 
 
-SERVERS: dict[str, tuple[Path, str]] = {
-    "atelier": (ROOT / "deploy" / "serve.yaml", "/v1/generate"),
-    "serve.batch": (ROOT / "loadtests" / "peers" / "serve_batch.yaml", "/generate"),
-    "diffusers": (ROOT / "loadtests" / "peers" / "diffusers_pipeline.yaml", "/generate"),
-}
+@contextmanager
+def started(server: Server) -> Iterator[Target]:
+    """Start a server, and stop it again."""
+    with server.start() as address:
+        yield Target(address + server.path, server.body)
 
 
-def solo_latencies(names: Sequence[str], report: Callable[[str], None]) -> dict[str, Solo]:
+def solo_latencies(known: Mapping[str, Server], report: Callable[[str], None]) -> dict[str, Solo]:
     """Start each server for its lone requests."""
     found = {}
-    for name in names:
-        config, path = SERVERS[name]
-        with serving(config) as address:
-            found[name] = asyncio.run(measure_solo(address + path))
+    for name, server in known.items():
+        with started(server) as target:
+            found[name] = asyncio.run(measure_solo(target))
         report(f"{name}: a lone request of 30 guided steps takes {_thirty(found[name]):.3f} s")
     return found
 
@@ -244,25 +252,25 @@ def main() -> None:
     """Measure every server in one run, print the ratios, keep the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=45.0, help="of traffic per rate")
-    parser.add_argument("--servers", nargs="*", default=list(SERVERS))
+    parser.add_argument("--servers", nargs="*", default=list(servers()), choices=list(servers()))
     options = parser.parse_args()
+    chosen = {name: servers()[name] for name in options.servers}
     console = Console()
     machine = hardware.describe()
-    solos = solo_latencies(options.servers, console.print)
+    solos = solo_latencies(chosen, console.print)
 
     def objective(request: Request) -> float:
         return FACTOR * min(solo.seconds(request) for solo in solos.values())
 
-    servers = {}
-    for name in options.servers:
+    found = {}
+    for name, server in chosen.items():
         console.print(name)
-        config, path = SERVERS[name]
-        with serving(config) as address:
-            servers[name] = asyncio.run(
-                measure(address + path, options.seconds, solos[name], objective, console.print)
+        with started(server) as target:
+            found[name] = asyncio.run(
+                measure(target, options.seconds, solos[name], objective, console.print)
             )
-    print_table(servers, console)
-    result = {"machine": machine, "factor": FACTOR, "share": SHARE, "servers": servers}
+    print_table(found, console)
+    result = {"machine": machine, "factor": FACTOR, "share": SHARE, "servers": found}
     console.print(f"kept in {hardware.keep('goodput', result).relative_to(ROOT)}")
 
 

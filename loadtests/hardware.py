@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,18 @@ def describe() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "gpu": gpu,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "onnxruntime", "ray", "diffusers")},
+        "versions": {name: _version(name) for name in ("torch", "onnxruntime", "ray", "diffusers")},
         "load_before": round(os.getloadavg()[0], 2),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(name: str) -> str | None:
+    """Of a package; ``None`` where it is not installed, as on a host for engines alone."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def slug() -> str:
@@ -54,10 +62,10 @@ def kept(benchmark: str) -> dict[str, Any]:
     return found
 
 
-def keep(benchmark: str, result: dict[str, Any]) -> Path:
-    """Write a result beside the others of this hardware."""
-    RESULTS.mkdir(exist_ok=True)
-    path = _path(benchmark)
+def keep(benchmark: str, result: dict[str, Any], folder: Path | None = None) -> Path:
+    """Write a result beside the others of this hardware, or into another folder."""
+    path = (folder or RESULTS) / _path(benchmark).name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
 
