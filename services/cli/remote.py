@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
-import httpx
+from pydantic import BaseModel
 
+from services.client import (
+    ApiError,
+    AsyncClient,
+    ConnectionFailed,
+    Encodings,
+    Image,
+    Images,
+    Likelihoods,
+)
 from services.core.errors import AtelierError, Unavailable, from_json
 from services.core.job import Answer, Call, Item, Task, Timings
 
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 660.0
-"""A little more than the longest deadline that a server grants."""
-
 _MAKES_IMAGES = (Task.GENERATE, Task.EDIT)
+_NOT_ATELIER: Final = "not_atelier"
 
 
 class RemoteBackend:
@@ -23,8 +29,7 @@ class RemoteBackend:
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         """Take the server's base URL, and a key if it wants one."""
-        self._url = url.rstrip("/")
-        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._url, self._api_key = url, api_key
 
     async def run(self, call: Call) -> Answer:
         """Send a call and read its answer.
@@ -33,59 +38,64 @@ class RemoteBackend:
             Unavailable: nothing answers at that URL.
             AtelierError: what the server said was wrong.
         """
-        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-        async with httpx.AsyncClient(headers=self._headers, timeout=timeout) as client:
-            try:
-                response = await client.post(f"{self._url}/v1/{call.task}", json=body_of(call))
-            except httpx.InvalidURL as error:
-                raise Unavailable(f"'{self._url}' is no URL: {error}") from error
-            except httpx.TransportError as error:
-                raise Unavailable(
-                    f"no answer from {self._url} ({error}); start a server with `atelier serve`, "
-                    "or leave --url out to run in this process"
-                ) from error
-        if response.is_error:
-            raise _error_of(response)
-        return _answer_of(response.json())
+        try:
+            async with AsyncClient(self._url, api_key=self._api_key) as client:
+                return _answer(await _sent(client, call))
+        except ConnectionFailed as error:
+            raise Unavailable(
+                f"{error}; start a server with `atelier serve`, or leave --url out to run in this "
+                "process"
+            ) from error
+        except ApiError as error:
+            raise _typed(error) from error
 
 
-def body_of(call: Call) -> dict[str, Any]:
-    """A call as the JSON body of ``POST /v1/{task}``."""
-    body: dict[str, Any] = {"model": call.model, **call.parameters}
-    if call.operation is not None:
-        body["operation"] = call.operation
-    if call.images:
-        body["images"] = [base64.b64encode(image).decode() for image in call.images]
-    if call.mask is not None:
-        body["mask"] = base64.b64encode(call.mask).decode()
+def fields_of(call: Call) -> dict[str, Any]:
+    """A call's parameters, deadline and format as fields of a body; images of controls as text."""
+    fields: dict[str, Any] = dict(call.parameters)
     if call.deadline is not None:
-        body["deadline"] = call.deadline
+        fields["deadline"] = call.deadline
     if call.task in _MAKES_IMAGES:
-        body |= {
-            "response": "json",
-            "output_format": call.encoding.format,
-            "output_compression": call.encoding.compression,
-        }
-    return body
+        fields["output_format"] = call.encoding.format
+        fields["output_compression"] = call.encoding.compression
+    if call.controls:
+        fields["control"] = [
+            {**use, "image": base64.b64encode(image).decode()}
+            for use, image in zip(call.parameters["control"], call.controls, strict=True)
+        ]
+    return fields
 
 
-def _answer_of(body: Mapping[str, Any]) -> Answer:
-    items = []
-    for entry in body["data"]:
-        values = dict(entry)
-        image = values.pop("b64_json", None)
-        items.append(Item(values, base64.b64decode(image) if image is not None else None))
-    return Answer(body["model"], tuple(items), Timings(**body["timings"]))
+async def _sent(client: AsyncClient, call: Call) -> Images | Likelihoods | Encodings:
+    fields = fields_of(call)
+    match call.task:
+        case Task.GENERATE:
+            return await client.generate(call.model, extra=fields)
+        case Task.LIKELIHOOD:
+            return await client.likelihood(call.model, call.images, extra=fields)
+        case Task.ENCODE:
+            return await client.encode(call.model, call.images, extra=fields)
+    files: dict[str, Any] = {"images": call.images} if call.images else {}
+    if call.mask is not None:
+        files["mask"] = call.mask
+    return await client.edit(call.model, call.operation or "", extra=fields, **files)
 
 
-def _error_of(response: httpx.Response) -> AtelierError:
-    """The error in the server's envelope; a plain one where something else answered."""
-    try:
-        error = response.json()["error"]
-        wait = response.headers.get("retry-after")
-        return from_json({**error, "retry_after": float(wait) if wait else None})
-    except (ValueError, KeyError, TypeError):
-        return AtelierError(
-            f"{response.url} answered {response.status_code} {response.reason_phrase}, and not as "
-            "Atelier does; is this the right URL?"
-        )
+def _answer(found: Images | Likelihoods | Encodings) -> Answer:
+    entries: Sequence[BaseModel] = found.images if isinstance(found, Images) else found.entries
+    timings = Timings(**found.timings.model_dump())
+    return Answer(found.model, tuple(_item(entry) for entry in entries), timings)
+
+
+def _item(entry: BaseModel) -> Item:
+    values = entry.model_dump(exclude={"data"} if isinstance(entry, Image) else None)
+    set_ones = {name: value for name, value in values.items() if name in entry.model_fields_set}
+    return Item(set_ones, entry.data if isinstance(entry, Image) else None)
+
+
+def _typed(error: ApiError) -> AtelierError:
+    """The server's error as the type that it was there."""
+    if error.code == _NOT_ATELIER:
+        return AtelierError(error.message)
+    said = {"code": error.code, "message": error.message, "param": error.param}
+    return from_json({**said, "retry_after": error.retry_after})

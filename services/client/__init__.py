@@ -1,0 +1,70 @@
+"""Typed client of Atelier. Installed alone it is ``atelier_client``; see README.md."""
+
+from .answers import (
+    Done,
+    Encoding,
+    Encodings,
+    Event,
+    Image,
+    ImageReady,
+    Images,
+    Latents,
+    Likelihood,
+    Likelihoods,
+    Model,
+    Preview,
+    Progress,
+    Queued,
+    Status,
+    Timings,
+)
+from .asynchronous import AsyncClient
+from .errors import (
+    ApiError,
+    AtelierClientError,
+    ConnectionFailed,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+    RateLimited,
+    ServerFailed,
+    Unavailable,
+)
+from .requests import EditOptions, GenerateOptions, ImageSource, LikelihoodOptions
+from .retries import Retries
+from .synchronous import Client
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "AtelierClientError",
+    "Client",
+    "ConnectionFailed",
+    "Done",
+    "EditOptions",
+    "Encoding",
+    "Encodings",
+    "Event",
+    "GenerateOptions",
+    "Image",
+    "ImageReady",
+    "ImageSource",
+    "Images",
+    "InvalidRequest",
+    "Latents",
+    "Likelihood",
+    "LikelihoodOptions",
+    "Likelihoods",
+    "Model",
+    "NotAllowed",
+    "NotFound",
+    "Preview",
+    "Progress",
+    "Queued",
+    "RateLimited",
+    "Retries",
+    "ServerFailed",
+    "Status",
+    "Timings",
+    "Unavailable",
+]
