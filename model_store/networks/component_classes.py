@@ -29,6 +29,7 @@ NETWORKS: Mapping[str, Library] = MappingProxyType(
         "SD3Transformer2DModel": "diffusers",
         "FluxTransformer2DModel": "diffusers",
         "AutoencoderKL": "diffusers",
+        "ControlNetModel": "diffusers",
         "CLIPTextModel": "transformers",
         "CLIPTextModelWithProjection": "transformers",
         "T5EncoderModel": "transformers",

@@ -67,12 +67,52 @@ class SizedTextUNet(_Wrapper):
         self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, text_embeds: Tensor
     ) -> Tensor:
         """``text_embeds [n, width]`` is the pooled prompt."""
+        return self.predicted(self.evaluated(x, t, encoder_hidden_states, text_embeds), x)
+
+    def evaluated(
+        self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, text_embeds: Tensor
+    ) -> Tensor:
+        """All that the component says of ``x``."""
         ids: Tensor = self.get_buffer("time_ids")
         added = {"text_embeds": text_embeds, "time_ids": ids.expand(len(x), -1)}
-        output = self.component(
+        output: Tensor = self.component(
             x, t, encoder_hidden_states=encoder_hidden_states, added_cond_kwargs=added
-        )
-        return self.predicted(output.sample, x)
+        ).sample
+        return output
+
+
+class MaskedTextUNet(TextUNet):
+    """A `TextUNet` for inpainting: mask and masked image are channels of its input."""
+
+    def forward(  # type: ignore[override]  # it takes more than its base
+        self,
+        x: Tensor,
+        t: Tensor,
+        encoder_hidden_states: Tensor,
+        mask: Tensor,
+        masked_image: Tensor,
+    ) -> Tensor:
+        """``mask [n, 1, h, w]`` is 1 where to paint; ``masked_image [n, c, h, w]`` are latents."""
+        told = {"encoder_hidden_states": encoder_hidden_states}
+        whole = torch.cat([x, mask, masked_image], 1)
+        return self.predicted(self.component(whole, t, **told).sample, x)
+
+
+class SizedMaskedTextUNet(SizedTextUNet):
+    """A `SizedTextUNet` for inpainting; see `MaskedTextUNet`."""
+
+    def forward(  # type: ignore[override]  # it takes more than its base
+        self,
+        x: Tensor,
+        t: Tensor,
+        encoder_hidden_states: Tensor,
+        text_embeds: Tensor,
+        mask: Tensor,
+        masked_image: Tensor,
+    ) -> Tensor:
+        """See `SizedTextUNet.forward` and `MaskedTextUNet.forward`."""
+        whole = torch.cat([x, mask, masked_image], 1)
+        return self.predicted(self.evaluated(whole, t, encoder_hidden_states, text_embeds), x)
 
 
 class LabelTransformer(_Wrapper):
@@ -240,9 +280,12 @@ def wrap(kind: str, network: str, component: Any, resolution: tuple[int, int]) -
 
 
 def _text_unet(component: Any, resolution: tuple[int, int]) -> nn.Module:
-    if component.config.addition_embed_type == "text_time":
-        return SizedTextUNet(component, resolution)
-    return TextUNet(component)
+    config = component.config
+    masked = config.in_channels == 2 * config.out_channels + 1
+    if config.addition_embed_type == "text_time":
+        sized = SizedMaskedTextUNet if masked else SizedTextUNet
+        return sized(component, resolution)
+    return MaskedTextUNet(component) if masked else TextUNet(component)
 
 
 def _packed(component: Any, resolution: tuple[int, int]) -> nn.Module:  # noqa: ARG001 - see `wrap`

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from model_store.inspect_safetensors import check_safetensors
+from model_store.inspect_safetensors import check_safetensors_file
 from model_store.limits import StoreLimits
 from model_store.manifest import Component
 from model_store.networks.component_classes import NETWORKS, TOKENIZERS, component_class
 from model_store.networks.component_files import read_config, shards
 from model_store.networks.torch_graph import SPARE_NUMBERS, NumberBudget
+from model_store.reading import Read, copied
 from services.core.errors import InvalidManifest, InvalidNetwork, UnsafeModel
-
-Read = Callable[[str], bytes]
-T = TypeVar("T")
 
 _LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 
@@ -41,11 +40,11 @@ def load_network(name: str, component: Component, read: Read, limits: StoreLimit
     """
     if component.kind not in NETWORKS:
         raise InvalidManifest(f"component '{name}' of class '{component.kind}' has no weights")
-    contents = _contents(component, read)
-    config = _checked_config(name, contents)
-    kind = component_class(component.kind)
-    _refuse_larger(name, component.kind, kind, config, _numbers(contents, limits))
-    return _in_folder(contents, lambda folder: _from_pretrained(name, component.kind, kind, folder))
+    with _private_folder(component, read) as folder:
+        config = _checked_config(name, folder)
+        kind = component_class(component.kind)
+        _refuse_larger(name, component.kind, kind, config, _numbers(folder, limits))
+        return _from_pretrained(name, component.kind, kind, str(folder))
 
 
 def load_tokenizer(name: str, component: Component, read: Read) -> Any:
@@ -57,48 +56,39 @@ def load_tokenizer(name: str, component: Component, read: Read) -> Any:
     """
     if component.kind not in TOKENIZERS:
         raise InvalidManifest(f"component '{name}' of class '{component.kind}' is no tokenizer")
-    contents = _contents(component, read)
-    for file, data in contents.items():
-        if file.endswith("_config.json"):
-            read_config(f"{name}/{file}", data)
-    kind = component_class(component.kind)
-
-    def load(folder: str) -> Any:
+    with _private_folder(component, read) as folder:
+        for path in sorted(folder.glob("*_config.json")):
+            read_config(f"{name}/{path.name}", path.read_bytes())
+        kind = component_class(component.kind)
         try:
-            return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except _LOAD_ERRORS as error:
             raise InvalidManifest(f"tokenizer '{name}' cannot be read: {error}") from error
 
-    return _in_folder(contents, load)
 
-
-def _contents(component: Component, read: Read) -> dict[str, bytes]:
-    return {name: read(stored.file) for name, stored in component.files.items()}
-
-
-def _checked_config(name: str, contents: Mapping[str, bytes]) -> dict[str, Any]:
+def _checked_config(name: str, folder: Path) -> dict[str, Any]:
     """The component's configuration, after a look at everything that lies beside it."""
-    if "config.json" not in contents:
+    present = {path.name for path in folder.iterdir()}
+    if "config.json" not in present:
         raise InvalidManifest(f"component '{name}' has no config.json")
-    for file, data in contents.items():
+    for file in sorted(present):
         if file.endswith(".index.json"):
-            foreign = set(shards(f"{name}/{file}", data)) - contents.keys()
+            foreign = set(shards(f"{name}/{file}", (folder / file).read_bytes())) - present
             if foreign:
                 raise InvalidManifest(f"'{name}/{file}' names '{min(foreign)}', which is absent")
         elif file.endswith(".json"):
-            read_config(f"{name}/{file}", data)
+            read_config(f"{name}/{file}", (folder / file).read_bytes())
         elif not file.endswith(".safetensors"):
             raise UnsafeModel(f"'{name}/{file}' is neither safetensors nor JSON: never loaded")
-    return read_config(f"{name}/config.json", contents["config.json"])
+    return read_config(f"{name}/config.json", (folder / "config.json").read_bytes())
 
 
-def _numbers(contents: Mapping[str, bytes], limits: StoreLimits) -> int:
+def _numbers(folder: Path, limits: StoreLimits) -> int:
     """How many numbers the weight files hold."""
     return sum(
         math.prod(shape)
-        for file, data in contents.items()
-        if file.endswith(".safetensors")
-        for shape in check_safetensors(file, data, limits).values()
+        for path in sorted(folder.glob("*.safetensors"))
+        for shape in check_safetensors_file(path.name, path, limits).values()
     )
 
 
@@ -145,13 +135,14 @@ def _from_pretrained(name: str, label: str, kind: Any, folder: str) -> nn.Module
     return network.float().eval().requires_grad_(requires_grad=False)
 
 
-def _in_folder(contents: Mapping[str, bytes], load: Callable[[str], T]) -> T:
-    """What ``load`` makes of a private folder that holds exactly these bytes.
+@contextmanager
+def _private_folder(component: Component, read: Read) -> Iterator[Path]:
+    """A private folder that holds exactly the component's verified files, until the block ends.
 
     The libraries read folders only. What they read is what was verified, whatever happens to the
-    store meanwhile.
+    store meanwhile. It lies below ``TMPDIR``, which needs room for the largest component.
     """
     with tempfile.TemporaryDirectory(prefix="atelier-component-") as folder:
-        for file, data in contents.items():
-            (Path(folder) / file).write_bytes(data)
-        return load(folder)
+        for name, stored in component.files.items():
+            copied(read, stored.file, Path(folder) / name)
+        yield Path(folder)

@@ -44,7 +44,7 @@ class DifferentiableExport(ExportedNetwork):
             plain = {name: value for name, value in inputs.items() if name != COTANGENT}
             return [*self._run(plain), *self._product(inputs, self._probed_input, output)]
 
-        self.plan = find_plan(both, rows, self.static_batch)
+        self.plan = find_plan(both, rows, self.static_batch, self.fixed_rows())
 
     def vjp(
         self, inputs: Mapping[str, Tensor], *, wrt: str, output: str, cotangent: Tensor

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model_store.networks.binding import Bound, Declared, bind_inputs, bind_outputs
+from model_store.networks.first_block import Recollection
+from model_store.networks.fixed_batch import fixed_rows, usual_rows
 from model_store.networks.graph import Graph, GraphTensor
 from model_store.networks.row_plan import PROBED_ROWS, RowPlan, candidates, find_plan
+from model_store.networks.torch_graph import TorchGraph
 from services.core.errors import EngineFailure, InvalidNetwork
 from services.core.network import TensorSpec
+
+Evaluate = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
 
 
 class ExportedNetwork:
@@ -41,14 +48,65 @@ class ExportedNetwork:
 
     def probe(self) -> None:
         """Find the cheapest plan under which rows do not show their company."""
-        self.plan = find_plan(self._run, self.random_rows(PROBED_ROWS), self.static_batch)
+        rows = self.random_rows(PROBED_ROWS)
+        self.plan = find_plan(self._run, rows, self.static_batch, self.fixed_rows())
 
     def take_plan(self, plan: RowPlan | None) -> bool:
         """Take a plan that was found before, if it is one that this graph can have."""
-        if plan is None or plan not in candidates(self.static_batch):
+        fixed = usual_rows(self._graph)
+        if plan is None or plan not in candidates(self.static_batch, fixed):
             return False
         self.plan = plan
         return True
+
+    @property
+    def remembers(self) -> bool:
+        """See `services.core.network.RememberingNetwork`."""
+        return isinstance(self._graph, TorchGraph) and self._graph.remembers
+
+    def recall(
+        self,
+        inputs: Mapping[str, Tensor],
+        memories: Sequence[Any],
+        thresholds: Sequence[float],
+    ) -> tuple[dict[str, Tensor], list[Any], list[bool]]:
+        """See `services.core.network.RememberingNetwork`."""
+        self._check(inputs)
+        graph = self._graph
+        if not isinstance(graph, TorchGraph) or not graph.remembers:
+            raise EngineFailure(f"network '{self.name}' has no blocks that could be left out")
+        outputs: list[list[Tensor]] = []
+        kept: list[Any] = []
+        reused: list[bool] = []
+        most, least = self.plan.most, self.plan.least
+        for start in range(0, len(memories), most):
+            end = min(start + most, len(memories))
+            rows = [*range(start, end), *[start] * (least - (end - start))]
+            recollection = Recollection(
+                [memories[row] for row in rows], [thresholds[row] for row in rows], least
+            )
+            run = partial(graph.run_recalling, recollection=recollection)
+            part = self._run({name: value[rows] for name, value in inputs.items()}, run)
+            outputs.append([value[: end - start] for value in part])
+            kept += recollection.memories[: end - start]
+            reused += recollection.reused[: end - start]
+        values = [torch.cat(columns) for columns in zip(*outputs, strict=True)]
+        return self._named(values), kept, reused
+
+    def warm_up(self) -> None:
+        """Run it once at every batch size that it has to be prepared for."""
+        for size in self._graph.sizes:
+            self(**self.random_rows(size))
+
+    @property
+    def runs_on_torch(self) -> bool:
+        """Whether the options of torch apply to it."""
+        return self._graph.backend.startswith("torch")
+
+    def fixed_rows(self) -> int | None:
+        """See `fixed_batch.fixed_rows`."""
+        one = self.random_rows(1)
+        return fixed_rows(self._graph, {b.graph: b.convert(one[b.name]) for b in self._inputs})
 
     @property
     def backend(self) -> str:
@@ -72,7 +130,9 @@ class ExportedNetwork:
             EngineFailure: a tensor is missing, not known or of another shape, or the run failed.
         """
         self._check(inputs)
-        values = self.plan.run(self._run, inputs)
+        return self._named(self.plan.run(self._run, inputs))
+
+    def _named(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
         return {
             bound.name: value.to(self.device)
             for bound, value in zip(self._outputs, values, strict=True)
@@ -92,9 +152,9 @@ class ExportedNetwork:
                 rows[name] = torch.rand(shape, generator=generator)
         return {name: value.to(self.device) for name, value in rows.items()}
 
-    def _run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    def _run(self, inputs: Mapping[str, Tensor], run: Evaluate | None = None) -> list[Tensor]:
         feeds = {bound.graph: bound.convert(inputs[bound.name]) for bound in self._inputs}
-        values = self._graph.run(feeds)
+        values = (run or self._graph.run)(feeds)
         rows = len(next(iter(inputs.values())))
         outputs = [b.convert(values[p]) for b, p in zip(self._outputs, self._places, strict=True)]
         if any(len(output) != rows for output in outputs):

@@ -49,6 +49,11 @@ class Graph(Protocol):
         """What runs it, such as ``onnxruntime CPUExecutionProvider``."""
         ...
 
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Batch sizes that it has to be warmed up for, such as those it is compiled for."""
+        ...
+
     def run(self, feeds: Mapping[str, Tensor]) -> Sequence[Tensor]:
         """Evaluate; one tensor for each of `outputs`.
 

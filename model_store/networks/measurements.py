@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -23,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Measurement(BaseModel):
-    """An outcome: the rows that go in at once, or seconds a batch takes by export."""
+    """An outcome: the rows that go in at once, or seconds of a batch by export or by threads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,6 +67,12 @@ class Measurements:
             "torch": torch.__version__,
             "onnxruntime": onnxruntime.__version__,
         }
+
+    def with_threads(self, threads: int) -> Measurements:
+        """The same memory for networks that run on another number of threads."""
+        other = copy.copy(self)
+        other._here = {**self._here, "threads": str(threads)}
+        return other
 
     def get(self, what: str, digests: list[str]) -> Measurement | None:
         """What was measured of these files here, if it was."""

@@ -77,6 +77,11 @@ class OnnxGraph:
         return f"onnxruntime {self._provider}"
 
     @property
+    def sizes(self) -> Sequence[int]:
+        """None: a session takes any batch as it comes."""
+        return ()
+
+    @property
     def on_cuda(self) -> bool:
         """Whether it runs on a CUDA device."""
         return bool(self._provider == "CUDAExecutionProvider")

@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Literal
@@ -16,7 +16,8 @@ import torch
 from model_store.inspect_onnx import check_onnx
 from model_store.inspect_safetensors import check_safetensors
 from model_store.limits import StoreLimits
-from model_store.manifest import ExportFile, Manifest, NetworkFiles, OnnxFile
+from model_store.manifest import ExportFile, Manifest, NetworkFiles, OnnxFile, TorchOptions
+from model_store.networks.adaptable import AdaptableNetwork
 from model_store.networks.binding import Declared, bind_inputs
 from model_store.networks.component_opening import (
     component_digests,
@@ -31,13 +32,14 @@ from model_store.networks.measurements import Measurement, Measurements, default
 from model_store.networks.onnx_description import graph_inputs
 from model_store.networks.onnx_graph import OnnxGraph
 from model_store.networks.signatures import SIGNATURES, Kind
+from model_store.networks.thread_choice import Trial, try_threads
 from model_store.networks.torch_graph import TorchGraph, load_module, module_inputs
+from model_store.reading import Read, StoredFiles
 from model_store.store import Store
 from services.core.errors import EngineFailure, InvalidNetwork
 from services.core.network import DifferentiableNetwork, Network, OpenedModel, PromptEncoder
 
 Export = Literal["onnx", "safetensors", "diffusers"]
-Read = Callable[[str], bytes]
 
 EXPORTS: tuple[Export, ...] = ("onnx", "safetensors")
 MEASURED_ROWS = 8
@@ -49,7 +51,8 @@ MEASURED_SECONDS = 0.3
 class Hardware:
     """Where networks are opened, and what is known of it.
 
-    ``prefer`` names the export to take where there are two, instead of the faster.
+    ``prefer`` names the export to take where there are two, instead of the faster; ``options``
+    say how to run what runs on torch.
     """
 
     device: torch.device
@@ -57,6 +60,7 @@ class Hardware:
     measurements: Measurements
     limits: StoreLimits
     prefer: Export | None = None
+    options: TorchOptions = field(default_factory=TorchOptions)
 
 
 def open_model(
@@ -67,6 +71,7 @@ def open_model(
     threads: int,
     prefer: Export | None = None,
     measurements: Measurements | None = None,
+    overrides: TorchOptions | None = None,
 ) -> OpenedModel:
     """Open a model of the store; each file is verified before it is looked at.
 
@@ -74,9 +79,10 @@ def open_model(
         store: where the model is.
         model_id: its name.
         device: where it is to run.
-        threads: how many threads a network may use on the CPU.
+        threads: the most threads that a network may use on the CPU.
         prefer: the export to take where a network has two, instead of the faster one.
         measurements: what is known of this hardware; the user's cache by default.
+        overrides: what of it is set takes the place of the manifest's own `torch` options.
 
     Raises:
         ModelNotFound: there is no such model.
@@ -87,12 +93,20 @@ def open_model(
     manifest = store.get(model_id)
     if measurements is None:
         measurements = Measurements(default_path(os.environ), device, threads)
-    hardware = Hardware(device, threads, measurements, store.limits, prefer)
-    networks = open_networks(manifest, lambda file: store.read(model_id, file), hardware)
+    options = torch_options(manifest, overrides)
+    hardware = Hardware(device, threads, measurements, store.limits, prefer, options)
+    read = StoredFiles(store, model_id)
+    networks = open_networks(manifest, read, hardware)
     gradients = differentiable_networks(store, manifest, device, threads=threads)
-    read = partial(store.read, model_id)
-    encoder = prompt_encoder_of(manifest, read, store.limits, device)
+    encoder = prompt_encoder_of(manifest, read, store.limits, device, options)
     return opened(manifest, networks, gradients, encoder)
+
+
+def torch_options(manifest: Manifest, overrides: TorchOptions | None) -> TorchOptions:
+    """The manifest's options, with what an operator has set in their place."""
+    if overrides is None:
+        return manifest.torch
+    return manifest.torch.model_copy(update=overrides.model_dump(exclude_unset=True))
 
 
 def opened(
@@ -113,7 +127,11 @@ def opened(
         pixel_range=manifest.pixel_range,
         networks=networks,
         options=manifest.options,
-        card={"license": manifest.license, "metrics": manifest.metrics},
+        card={
+            "license": manifest.license,
+            "metrics": manifest.metrics,
+            **({"notes": manifest.notes} if manifest.notes else {}),
+        },
         gradients=gradients or {},
         open_prompt_encoder=open_prompt_encoder,
     )
@@ -122,18 +140,23 @@ def opened(
 def differentiable_networks(
     store: Store, manifest: Manifest, device: torch.device, *, threads: int
 ) -> Mapping[str, Callable[[], DifferentiableNetwork]]:
-    """What opens the differentiable form of each network that has one; nothing is opened yet."""
+    """What opens the differentiable form of each network that has one; nothing is opened yet.
+
+    Of a pipeline it is the denoiser alone: nobody differentiates the others.
+    """
     return {
         name: partial(open_differentiable, store, manifest.id, name, device, threads=threads)
         for name, files in manifest.networks.items()
-        if files.safetensors is not None
+        if files.safetensors is not None or (files.diffusers is not None and name == "denoiser")
     }
 
 
 def open_differentiable(
     store: Store, model_id: str, name: str, device: torch.device, *, threads: int
 ) -> DifferentiableExport:
-    """One network from its safetensors export, whichever export serves it otherwise.
+    """One network from its safetensors export or component, whatever serves it otherwise.
+
+    It is opened in float32, apart from the one that samples.
 
     Raises:
         ModelNotFound: the model is gone.
@@ -143,9 +166,8 @@ def open_differentiable(
     manifest = store.get(model_id)
     measurements = Measurements(default_path(os.environ), device, threads)
     hardware = Hardware(device, threads, measurements, store.limits, "safetensors")
-    graph, declared = _safetensors(
-        manifest, name, lambda file: store.read(model_id, file), hardware
-    )
+    load = _safetensors if manifest.networks[name].diffusers is None else _component
+    graph, declared = load(manifest, name, StoredFiles(store, model_id), hardware)
     try:
         network = DifferentiableExport(graph, declared, device)
     except EngineFailure as error:
@@ -176,9 +198,47 @@ def open_export(
     Raises:
         InvalidNetwork: it cannot be opened, or is not what its family needs.
     """
+    hardware = _with_threads(manifest, name, read, hardware, export)
     network = _bind(manifest, name, read, hardware, export)
     _settle(network, _digests(manifest, name, export), hardware)
+    network.warm_up()
     return network
+
+
+def _with_threads(
+    manifest: Manifest, name: str, read: Read, hardware: Hardware, export: Export
+) -> Hardware:
+    """The hardware with as many threads as one network is worth: as remembered, else as tried now.
+
+    Torch has one number for all its networks; onnxruntime has one for each.
+    """
+    if export != "onnx" or hardware.device.type != "cpu" or hardware.threads == 1:
+        return hardware
+    digests = _digests(manifest, name, export)
+    known = hardware.measurements.get("threads", digests) if digests else None
+    trial = _trial_of(known, hardware.threads)
+    if trial is None:
+
+        def open_with(threads: int) -> ExportedNetwork:
+            return _bind(manifest, name, read, replace(hardware, threads=threads), export)
+
+        trial = try_threads(open_with, hardware.threads)
+        if digests and trial.quiet:
+            seconds = {str(threads): value for threads, value in trial.seconds.items()}
+            hardware.measurements.put("threads", digests, Measurement(seconds=seconds))
+    threads = trial.best
+    return replace(
+        hardware, threads=threads, measurements=hardware.measurements.with_threads(threads)
+    )
+
+
+def _trial_of(known: Measurement | None, most: int) -> Trial | None:
+    """A remembered trial, if it is one of numbers of threads up to ``most``."""
+    seconds = known.seconds if known is not None else None
+    if not seconds or str(most) not in seconds or not all(key.isdecimal() for key in seconds):
+        return None
+    counts = {int(key): value for key, value in seconds.items()}
+    return Trial(counts, quiet=True) if min(counts) >= 1 and max(counts) == most else None
 
 
 def _bind(
@@ -186,6 +246,8 @@ def _bind(
 ) -> ExportedNetwork:
     graph, declared = _LOADERS[export](manifest, name, read, hardware)
     try:
+        if isinstance(graph, TorchGraph) and export == "diffusers":
+            return AdaptableNetwork(graph, declared, hardware.device)
         return ExportedNetwork(graph, declared, hardware.device)
     except EngineFailure as error:
         raise InvalidNetwork(
@@ -197,6 +259,11 @@ def _settle(
     network: ExportedNetwork, digests: list[str], hardware: Hardware, what: str = "rows"
 ) -> None:
     """Give a network its row plan: as remembered, else as probed now."""
+    if network.runs_on_torch:
+        if not hardware.options.deterministic:
+            return  # the plan that it has, which takes rows as they come
+        changed = hardware.options.model_dump_json(exclude_defaults=True)
+        what = what if changed == "{}" else f"{what} {changed}"
     known = hardware.measurements.get(what, digests) if digests else None
     if known is not None and network.take_plan(known.plan()):
         return
@@ -258,13 +325,14 @@ def _safetensors(
         inputs=module_inputs(module, declared.signature, shapes),
         device=hardware.device,
         threads=hardware.threads,
+        options=hardware.options,
     )
     return graph, declared
 
 
 def _component(
     manifest: Manifest, name: str, read: Read, hardware: Hardware
-) -> tuple[Graph, Declared]:
+) -> tuple[TorchGraph, Declared]:
     return open_component(
         manifest,
         name,
@@ -272,6 +340,7 @@ def _component(
         limits=hardware.limits,
         device=hardware.device,
         threads=hardware.threads,
+        options=hardware.options,
     )
 
 
@@ -301,11 +370,13 @@ def _choose(manifest: Manifest, name: str, read: Read, hardware: Hardware) -> Ex
     if known is not None and known.seconds and known.seconds.keys() == set(EXPORTS):
         faster = min(EXPORTS, key=known.seconds.__getitem__)
         return open_export(manifest, name, read, hardware, faster)
-    opened = {export: _bind(manifest, name, read, hardware, export) for export in EXPORTS}
+    suited = {e: _with_threads(manifest, name, read, hardware, e) for e in EXPORTS}
+    opened = {export: _bind(manifest, name, read, suited[export], export) for export in EXPORTS}
     seconds: dict[str, float] = {export: seconds_of(opened[export]) for export in EXPORTS}
     hardware.measurements.put("seconds", digests, Measurement(seconds=seconds))
     faster = min(EXPORTS, key=seconds.__getitem__)
-    _settle(opened[faster], _digests(manifest, name, faster), hardware)
+    _settle(opened[faster], _digests(manifest, name, faster), suited[faster])
+    opened[faster].warm_up()
     return opened[faster]
 
 

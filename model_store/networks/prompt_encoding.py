@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from model_store.limits import StoreLimits
 from model_store.manifest import Pipeline
 from model_store.networks.component_classes import NETWORKS, TOKENIZERS
-from model_store.networks.components import Read, load_network, load_tokenizer
+from model_store.networks.component_files import read_config
+from model_store.networks.components import load_network, load_tokenizer
+from model_store.reading import Read
 from services.core.errors import InvalidManifest, InvalidParameter
 
 Encode = Callable[[Any, str, torch.device], Mapping[str, Tensor]]
+Place = Callable[[str, nn.Module], nn.Module]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,23 @@ class Reader:
         components: those that it needs.
         others: what the pipeline's constructor asks for besides.
         tokens: the most tokens of the tokenizers that do not say so themselves.
+        optional: components that a pipeline may do without.
+        sized_by: the component whose configuration says how wide zeros are in their place.
     """
 
     encode: Encode
     components: tuple[str, ...]
     others: tuple[str, ...]
     tokens: int | None = None
+    optional: tuple[str, ...] = ()
+    sized_by: str | None = None
+
+
+class Sizes:
+    """Stands for a component of which no more is looked at than its configuration."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = SimpleNamespace(**config)
 
 
 class PromptEncoder:
@@ -48,6 +62,11 @@ class PromptEncoder:
         """Take a pipeline of text components, which are on ``device`` already."""
         self._pipeline, self._reader, self._device = pipeline, reader, device
         self._zeros = bool(pipeline.config.get("force_zeros_for_empty_prompt", False))
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline of text components."""
+        return self._pipeline
 
     def __call__(self, prompt: str, *, negative: bool = False) -> dict[str, Tensor]:
         """See `services.core.network.PromptEncoder`.
@@ -72,10 +91,15 @@ class PromptEncoder:
             if name not in TOKENIZER_NAMES:
                 continue
             tokenizer = getattr(self._pipeline, name)
+            if tokenizer is None:
+                continue
             limit = tokenizer.model_max_length
             if self._reader.tokens is not None and "T5" in type(tokenizer).__name__:
                 limit = self._reader.tokens
-            counts.append((limit, len(tokenizer(prompt, verbose=False).input_ids)))
+            # A token of a textual inversion stands for as many as it has vectors.
+            convert = getattr(self._pipeline, "maybe_convert_prompt", lambda text, _: text)
+            text = convert(prompt, tokenizer)
+            counts.append((limit, len(tokenizer(text, verbose=False).input_ids)))
         if all(found > limit for limit, found in counts):
             limit, found = max(counts)
             raise InvalidParameter(
@@ -86,9 +110,16 @@ class PromptEncoder:
 
 
 def load_prompt_encoder(
-    pipeline: Pipeline, read: Read, limits: StoreLimits, device: torch.device
+    pipeline: Pipeline, read: Read, limits: StoreLimits, device: torch.device, place: Place
 ) -> PromptEncoder:
     """Open the text components of a pipeline.
+
+    Args:
+        pipeline: what the manifest says of it.
+        read: gives the verified bytes of a stored file.
+        limits: for its weight files.
+        device: where prompts are encoded.
+        place: puts a component of some class there, in the precision that it is to have.
 
     Raises:
         InvalidManifest: the pipeline reads no prompts, or lacks a component for it.
@@ -100,31 +131,37 @@ def load_prompt_encoder(
         )
     reader = READERS[pipeline.kind]
     parts = {
-        name: _part(name, pipeline, read, limits, device)
+        name: _part(name, pipeline, read, limits, place)
         for name in reader.components
         if name in pipeline.components
     }
-    missing = [name for name in reader.components if name not in parts]
+    absent = [name for name in reader.components if name not in parts]
+    missing = [name for name in absent if name not in reader.optional]
     if missing:
         raise InvalidManifest(f"a '{pipeline.kind}' needs {', '.join(missing)} to read prompts")
+    others: dict[str, Any] = dict.fromkeys([*reader.others, *absent])
+    if absent and reader.sized_by is not None:
+        others[reader.sized_by] = _sizes(reader.sized_by, pipeline, read)
     kind = getattr(importlib.import_module("diffusers"), pipeline.kind)
     try:
-        built = kind(**parts, **dict.fromkeys(reader.others), **pipeline.settings)
+        built = kind(**parts, **others, **pipeline.settings)
     except (TypeError, ValueError) as error:
         raise InvalidManifest(f"a '{pipeline.kind}' cannot be made of these: {error}") from error
     return PromptEncoder(built, reader, device)
 
 
-def _part(
-    name: str, pipeline: Pipeline, read: Read, limits: StoreLimits, device: torch.device
-) -> Any:
+def _part(name: str, pipeline: Pipeline, read: Read, limits: StoreLimits, place: Place) -> Any:
     component = pipeline.components[name]
     if component.kind in TOKENIZERS:
         return load_tokenizer(name, component, read)
     if component.kind in NETWORKS:
-        module: nn.Module = load_network(name, component, read, limits)
-        return module.to(device)
+        return place(component.kind, load_network(name, component, read, limits))
     raise InvalidManifest(f"component '{name}' cannot be a '{component.kind}'")
+
+
+def _sizes(name: str, pipeline: Pipeline, read: Read) -> Sizes:
+    stored = pipeline.components[name].files["config.json"]
+    return Sizes(read_config(f"{name}/config.json", read(stored.file)))
 
 
 def _plain(value: Tensor) -> Tensor:
@@ -164,18 +201,29 @@ _ONE = ("tokenizer", "text_encoder")
 _TWO = (*_ONE, "tokenizer_2", "text_encoder_2")
 _THREE = (*_TWO, "tokenizer_3", "text_encoder_3")
 
+_STABLE = Reader(_stable, _ONE, ("vae", "unet", "scheduler", "safety_checker", "feature_extractor"))
+_STABLE_XL = Reader(_stable_xl, _TWO, ("vae", "unet", "scheduler"))
+
 READERS: Mapping[str, Reader] = MappingProxyType(
     {
-        "StableDiffusionPipeline": Reader(
-            _stable, _ONE, ("vae", "unet", "scheduler", "safety_checker", "feature_extractor")
-        ),
-        "StableDiffusionXLPipeline": Reader(_stable_xl, _TWO, ("vae", "unet", "scheduler")),
+        "StableDiffusionPipeline": _STABLE,
+        "StableDiffusionInpaintPipeline": _STABLE,
+        "StableDiffusionXLPipeline": _STABLE_XL,
+        "StableDiffusionXLInpaintPipeline": _STABLE_XL,
         "StableDiffusion3Pipeline": Reader(
-            _stable_3, _THREE, ("vae", "transformer", "scheduler"), tokens=256
+            _stable_3,
+            _THREE,
+            ("vae", "transformer", "scheduler"),
+            tokens=256,
+            optional=("tokenizer_3", "text_encoder_3"),
+            sized_by="transformer",
         ),
         "FluxPipeline": Reader(_flux, _TWO, ("vae", "transformer", "scheduler"), tokens=512),
         "PixArtAlphaPipeline": Reader(
             _pixart, _ONE, ("vae", "transformer", "scheduler"), tokens=120
+        ),
+        "PixArtSigmaPipeline": Reader(
+            _pixart, _ONE, ("vae", "transformer", "scheduler"), tokens=300
         ),
     }
 )

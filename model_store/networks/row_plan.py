@@ -55,23 +55,37 @@ class RowPlan:
         return [output[:count] for output in function(padded)]
 
 
-def candidates(static_batch: int | None) -> tuple[RowPlan, ...]:
-    """Plans from the cheapest to the one that cannot fail: a row alone."""
+def candidates(static_batch: int | None, fixed: int | None = None) -> tuple[RowPlan, ...]:
+    """Plans from the cheapest to the one that cannot fail: a row alone.
+
+    Args:
+        static_batch: the only batch size that the graph takes, if it takes but one.
+        fixed: the one batch size that it is to be given, where probing some sizes says too little
+            of the others.
+    """
     if static_batch is not None:
         plans = (RowPlan(static_batch, static_batch), RowPlan(static_batch, 1))
         return plans[: 1 if static_batch == 1 else 2]
+    if fixed is not None:
+        return (RowPlan(fixed, fixed), RowPlan(1, 1))[: 1 if fixed == 1 else 2]
     return RowPlan(), RowPlan(least=2), RowPlan(FIXED_ROWS, FIXED_ROWS), RowPlan(1, 1)
 
 
-def find_plan(function: Run, rows: Mapping[str, Tensor], static_batch: int | None) -> RowPlan:
+def find_plan(
+    function: Run,
+    rows: Mapping[str, Tensor],
+    static_batch: int | None,
+    fixed: int | None = None,
+) -> RowPlan:
     """The cheapest plan under which a row is bitwise the same in every company.
 
     Args:
         function: evaluates a batch.
         rows: `PROBED_ROWS` random rows of every input.
-        static_batch: the only batch size that the graph takes, if it takes but one.
+        static_batch: see `candidates`.
+        fixed: see `candidates`.
     """
-    plans = candidates(static_batch)
+    plans = candidates(static_batch, fixed)
     for plan in plans[:-1]:
         try:
             if is_stable(plan, function, rows):

@@ -69,6 +69,10 @@ SIGNATURES: Mapping[tuple[str, str], Signature] = MappingProxyType(
         ("diffusion", "classifier"): Signature(
             (Port("x", Kind.LATENT), Port("t", Kind.TIME)), (Port("logits", Kind.LATENT),)
         ),
+        ("super_resolution", "denoiser"): Signature(
+            (Port("x", Kind.LATENT), Port("t", Kind.TIME), Port("enlarged", Kind.LATENT)),
+            _PREDICTIONS,
+        ),
         ("diffusion", "encoder"): _ENCODER,
         ("diffusion", "decoder"): _DECODER,
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import safetensors.torch
@@ -14,8 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 from model_store import architectures
 from model_store.inspect_safetensors import Shapes
+from model_store.manifest import TorchOptions
+from model_store.networks.batch_buckets import DEFAULT_SIZES, BatchBuckets
+from model_store.networks.first_block import FirstBlockCache, Recollection, offers_first_block
 from model_store.networks.graph import GraphTensor
+from model_store.networks.row_plan import FIXED_ROWS
 from model_store.networks.signatures import Kind, Signature
+from model_store.networks.upload import placed
 from services.core.errors import EngineFailure, InvalidNetwork, OutOfDeviceMemory
 
 SPARE_NUMBERS = 1 << 20
@@ -38,15 +45,42 @@ class TorchGraph:
         inputs: Sequence[GraphTensor],
         device: torch.device,
         threads: int,
+        options: TorchOptions | None = None,
     ) -> None:
-        """Wrap a module that `load_module` gave; on the CPU torch is set to ``threads`` threads."""
+        """Wrap a module that `load_module` gave; on the CPU torch is set to ``threads`` threads.
+
+        Args:
+            module: in float32.
+            name: what to call it in an error.
+            inputs: what it takes, in float32; its states are given to it in the options' dtype.
+            device: where it is to run.
+            threads: on the CPU.
+            options: precision, layout and compilation; none of them by default.
+        """
         if device.type == "cpu" and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        self.inputs = inputs
+        self.options = options or TorchOptions()
+        dtype: torch.dtype = getattr(torch, self.options.dtype)
+        self.inputs = [_in_precision(tensor, dtype) for tensor in inputs]
         self.outputs: Sequence[str] = _output_names(name, module)
         self._name = name
         self._device = device
-        self._module = module.to(device)
+        self._module = placed(module, device, dtype, channels_last=self.options.channels_last)
+        self._compiled: Callable[..., Any] = (
+            torch.compile(self._module, dynamic=False) if self.options.compile else self._module
+        )
+        self._first_block: FirstBlockCache | None = None
+        sizes = bucket_sizes(self.options)
+        self._buckets = (
+            BatchBuckets(self._evaluated, device, sizes, capture=self.options.cuda_graphs)
+            if sizes
+            else None
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        """What is run."""
+        return self._module
 
     @property
     def backend(self) -> str:
@@ -54,9 +88,40 @@ class TorchGraph:
         return f"torch {self._device}"
 
     def run(self, feeds: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """Evaluate; outputs are on the module's device."""
-        with torch.inference_mode():
-            return self.record(feeds)
+        """Evaluate; outputs are on the module's device.
+
+        Raises:
+            EngineFailure: the computation failed.
+            OutOfDeviceMemory: it did not fit.
+        """
+        evaluate = self._evaluated if self._buckets is None else self._buckets.run
+        with torch.inference_mode(), self._typed_errors():
+            return evaluate(feeds)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its blocks can be left out; those of compiled code cannot."""
+        fixed = self._buckets is not None or self.options.compile
+        return not fixed and offers_first_block(self._blocks_of)
+
+    def run_recalling(
+        self, feeds: Mapping[str, Tensor], recollection: Recollection
+    ) -> Sequence[Tensor]:
+        """Evaluate as `run` does, with blocks left out as the recollection has it."""
+        if self._first_block is None:
+            self._first_block = FirstBlockCache(self._blocks_of)
+        with self._first_block.recalling(recollection):
+            return self.run(feeds)
+
+    @property
+    def _blocks_of(self) -> nn.Module:
+        component: nn.Module = getattr(self._module, "component", self._module)
+        return component
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Batch sizes that it has to be warmed up for."""
+        return () if self._buckets is None else self._buckets.sizes
 
     def record(self, feeds: Mapping[str, Tensor]) -> Sequence[Tensor]:
         """Evaluate as `run` does; what feeds require gradients, outputs can be differentiated by.
@@ -65,13 +130,46 @@ class TorchGraph:
             EngineFailure: the computation failed.
             OutOfDeviceMemory: it did not fit.
         """
+        with self._typed_errors():
+            return _listed(self._module(**{k: v.to(self._device) for k, v in feeds.items()}))
+
+    def _evaluated(self, feeds: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        there = {name: self._laid_out(value.to(self._device)) for name, value in feeds.items()}
+        return _listed(self._compiled(**there))
+
+    def _laid_out(self, value: Tensor) -> Tensor:
+        if self.options.channels_last and value.dim() == 4:
+            return value.contiguous(memory_format=torch.channels_last)
+        return value
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
         try:
-            values = self._module(**{k: v.to(self._device) for k, v in feeds.items()})
+            yield
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory(f"network '{self._name}' ran out of memory") from error
         except (RuntimeError, ValueError, IndexError) as error:
             raise EngineFailure(f"network '{self._name}' failed: {str(error)[:500]}") from error
-        return [values] if isinstance(values, Tensor) else list(values)
+
+
+def bucket_sizes(options: TorchOptions) -> tuple[int, ...]:
+    """The batch sizes that a network is run at; none where any will do."""
+    if options.batch_buckets:
+        return tuple(options.batch_buckets)
+    if not (options.compile or options.cuda_graphs):
+        return ()
+    return (FIXED_ROWS,) if options.deterministic else DEFAULT_SIZES
+
+
+def _in_precision(tensor: GraphTensor, dtype: torch.dtype) -> GraphTensor:
+    """States and conditions in the network's precision; times and other numbers as they are."""
+    if not tensor.is_float or len(tensor.shape) < 2:
+        return tensor
+    return replace(tensor, dtype=dtype)
+
+
+def _listed(values: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [values] if isinstance(values, Tensor) else list(values)
 
 
 def load_module(
