@@ -31,6 +31,7 @@ from model_store.networks.onnx_description import declared_rows, graph_inputs
 from model_store.networks.opening import Export, Hardware, declare, open_export
 from model_store.networks.signatures import SIGNATURES
 from model_store.plain_files import digest
+from model_store.reading import DraftedFiles
 from model_store.store import Store
 from model_store.trial import check_size, try_graph
 from services.core.errors import InvalidManifest, InvalidNetwork
@@ -95,7 +96,7 @@ def add_model(
     _sign(draft)
     _open(draft, store.limits, threads)
     _open_prompts(draft, store.limits)
-    store.put(draft.manifest, draft.contents)
+    store.put(draft.manifest, {**draft.contents, **draft.weights})
     return Addition(draft.manifest, tuple(draft.notes))
 
 
@@ -179,7 +180,7 @@ def _sign(draft: Draft) -> None:
     components = raw["pipeline"]["components"].values() if raw["pipeline"] else ()
     parts = [file for component in components for file in component["files"].values()]
     for file in [*parts, *raw["files"].values()]:
-        file["sha256"] = digest(draft.contents[file["file"]])
+        file["sha256"] = draft.digest(file["file"])
     created = raw["created"] or datetime.now(UTC).isoformat(timespec="seconds")
     draft.change(
         networks=raw["networks"], pipeline=raw["pipeline"], files=raw["files"], created=created
@@ -197,8 +198,7 @@ def _open(draft: Draft, limits: StoreLimits, threads: int) -> None:
         exports += ["safetensors"] if files.safetensors else []
         exports += ["diffusers"] if files.diffusers else []
         opened = [
-            open_export(draft.manifest, name, draft.contents.__getitem__, hardware, export)
-            for export in exports
+            open_export(draft.manifest, name, _files(draft), hardware, export) for export in exports
         ]
         rows = opened[0].random_rows(TRIED_ROWS)
         results = [network(**rows) for network in opened]
@@ -211,8 +211,7 @@ def _open(draft: Draft, limits: StoreLimits, threads: int) -> None:
 
 def _open_prompts(draft: Draft, limits: StoreLimits) -> None:
     """Open what reads prompts, and hold what it makes of none against what the denoiser takes."""
-    read = draft.contents.__getitem__
-    opening = prompt_encoder_of(draft.manifest, read, limits, torch.device("cpu"))
+    opening = prompt_encoder_of(draft.manifest, _files(draft), limits, torch.device("cpu"))
     denoiser = draft.manifest.networks.get("denoiser")
     if opening is None or denoiser is None or denoiser.diffusers is None:
         return
@@ -223,6 +222,11 @@ def _open_prompts(draft: Draft, limits: StoreLimits) -> None:
                 f"a prompt gives '{name}' of {list(value.shape)}, the denoiser takes {wanted}; "
                 "the text encoder, the tokenizer and the denoiser are not of one model"
             )
+
+
+def _files(draft: Draft) -> DraftedFiles:
+    signed = {file.file: str(file.sha256) for file in draft.manifest.stored_files()}
+    return DraftedFiles(draft.contents, draft.weights, signed)
 
 
 def _refuse_disparity(name: str, results: Sequence[dict[str, torch.Tensor]]) -> None:

@@ -13,7 +13,7 @@ from model_store.manifest import (
     is_model_id,
     read_manifest,
 )
-from model_store.plain_files import read_plain
+from model_store.plain_files import PlainFile, read_plain
 from model_store.read_cache import ReadCache
 from services.core.errors import InvalidManifest
 
@@ -50,6 +50,10 @@ class CatalogFolder:
     def read(self, manifest: Manifest, file: StoredFile) -> bytes:
         """A file's bytes, not yet verified."""
         return read_plain(self.root / manifest.id, file.file, self._limits.file_bytes)
+
+    def plain(self, manifest: Manifest, file: StoredFile) -> PlainFile:
+        """A file that is to be streamed, not yet verified."""
+        return PlainFile(self.root / manifest.id, file.file, self._limits.weight_bytes)
 
     def size(self, manifest: Manifest) -> int:
         """Bytes of the files that are there."""

@@ -11,7 +11,7 @@ from model_store.file_content import refuse_unsafe, scan_folder
 from model_store.inspect_onnx import fold_external_data
 from model_store.limits import StoreLimits
 from model_store.manifest import Manifest, StoredFile, find_manifest, is_model_id, read_manifest
-from model_store.plain_files import digest, read_plain
+from model_store.plain_files import PlainFile, digest, read_plain
 from services.core.errors import IntegrityFailure, InvalidManifest, UnsafeModel
 from services.core.validation import explain
 
@@ -20,13 +20,21 @@ from services.core.validation import explain
 class Draft:
     """A manifest with the bytes of its files, and notes on what was assumed.
 
-    ``says_range`` is whether the manifest itself gave the pixel range.
+    ``says_range`` is whether the manifest itself gave the pixel range; ``weights`` are files that
+    are not held in memory.
     """
 
     manifest: Manifest
     contents: dict[str, bytes]
     says_range: bool
     notes: list[str] = field(default_factory=list)
+    weights: dict[str, PlainFile] = field(default_factory=dict)
+
+    def digest(self, file: str) -> str:
+        """The SHA-256 of a file; raises what `PlainFile` does."""
+        if file in self.weights:
+            return self.weights[file].digest()
+        return digest(self.contents[file])
 
     def change(self, **fields: object) -> None:
         """Replace fields of the manifest.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from model_store.file_content import refuse_unsafe
@@ -11,6 +12,8 @@ from model_store.limits import StoreLimits
 from services.core.errors import InvalidNetwork, UnsafeModel
 
 LENGTH_BYTES = 8
+_LEAST_BYTES = 1 << 16
+"""What is read of a file at least, to tell pickles and archives."""
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8,
     "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -30,17 +33,37 @@ def check_safetensors(name: str, data: bytes, limits: StoreLimits) -> Shapes:
         InvalidNetwork: it is no safetensors file, over a limit, or its tensors are duplicate,
             overlapping, out of range or of an unknown type.
     """
+    return _checked(name, data, len(data), limits)
+
+
+def check_safetensors_file(name: str, path: Path, limits: StoreLimits) -> Shapes:
+    """As `check_safetensors`, of a file of which no more than the header is read.
+
+    Args:
+        name: what to call it in an error.
+        path: the file, verified and private.
+        limits: on headers and tensors.
+    """
+    with path.open("rb") as file:
+        start = file.read(LENGTH_BYTES)
+        length = min(int.from_bytes(start, "little"), limits.header_bytes)
+        start += file.read(max(length, _LEAST_BYTES))
+    return _checked(name, start, path.stat().st_size, limits)
+
+
+def _checked(name: str, data: bytes, size: int, limits: StoreLimits) -> Shapes:
+    """Check a file of ``size`` bytes by its start, which holds the header."""
     refuse_unsafe(name, data)
     try:
-        return _shapes(data, limits)
+        return _shapes(data, size, limits)
     except (ValueError, RecursionError) as error:
         if data[:1] == b"\x80":
             raise UnsafeModel(f"'{name}' starts like a pickle: never loaded") from error
         raise InvalidNetwork(f"'{name}' is no sound safetensors file: {error}") from error
 
 
-def _shapes(data: bytes, limits: StoreLimits) -> Shapes:
-    header, body = _header(data, limits)
+def _shapes(data: bytes, size: int, limits: StoreLimits) -> Shapes:
+    header, body = _header(data, size, limits)
     entries = {key: value for key, value in header.items() if key != "__metadata__"}
     if len(entries) > limits.tensors:
         raise ValueError(f"{len(entries)} tensors; at most {limits.tensors} are taken")
@@ -53,18 +76,18 @@ def _shapes(data: bytes, limits: StoreLimits) -> Shapes:
     return shapes
 
 
-def _header(data: bytes, limits: StoreLimits) -> tuple[dict[str, Any], int]:
-    if len(data) < LENGTH_BYTES + 2:
+def _header(data: bytes, size: int, limits: StoreLimits) -> tuple[dict[str, Any], int]:
+    if size < LENGTH_BYTES + 2:
         raise ValueError("it is shorter than a header")
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     if length > limits.header_bytes:
         raise ValueError(f"a header of {length:,} bytes; at most {limits.header_bytes:,} are read")
-    if length > len(data) - LENGTH_BYTES:
-        raise ValueError(f"a header of {length:,} bytes in a file of {len(data):,}")
+    if length > size - LENGTH_BYTES:
+        raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
     header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=_unique)
     if not isinstance(header, dict):
         raise ValueError("the header is no mapping")  # noqa: TRY004 - a wrong file, no wrong call
-    return header, len(data) - LENGTH_BYTES - length
+    return header, size - LENGTH_BYTES - length
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

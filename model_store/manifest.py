@@ -140,6 +140,42 @@ class Pipeline(_Strict):
     )
 
 
+class TorchOptions(_Strict):
+    """How a model's networks are run where they run on torch; ONNX exports are not concerned."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="Of weights and activations; states and times stay in float32 or better.",
+    )
+    channels_last: bool = Field(
+        default=False, description="Keep images with their channels innermost, for convolutions."
+    )
+    compile: bool = Field(
+        default=False, description="Compile each batch bucket with torch.compile at load."
+    )
+    cuda_graphs: bool = Field(
+        default=False, description="Record each batch bucket as a CUDA graph at load."
+    )
+    batch_buckets: Annotated[
+        list[Annotated[int, Field(ge=1, le=64)]],
+        Field(
+            max_length=8,
+            description="Batch sizes that networks are run at, others are filled up. By default "
+            "any, or where something is compiled or recorded one of 8 if deterministic, else 1, 2, "
+            "4, 8 and 16.",
+        ),
+    ] = []
+    deterministic: bool = Field(
+        default=True,
+        description="Same request, same image to the bit in any company; false: to about 1/255.",
+    )
+    decode_tile: Annotated[int, Field(ge=4, le=MAX_SIDE)] = Field(
+        default=128,
+        description="Latents of a longer side than this are decoded in tiles of it that overlap, "
+        "one at a time between other requests' steps.",
+    )
+
+
 class Manifest(_Strict):
     """An exported model.
 
@@ -159,7 +195,13 @@ class Manifest(_Strict):
     pixel_range: tuple[FiniteFloat, FiniteFloat] = (-1.0, 1.0)
     networks: Annotated[dict[str, NetworkFiles], Field(min_length=1, max_length=16)]
     pipeline: Pipeline | None = None
+    torch: TorchOptions = TorchOptions()
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    notes: list[Annotated[str, StringConstraints(max_length=500)]] = Field(
+        default_factory=list,
+        max_length=64,
+        description="What an import assumed, and what it does not follow.",
+    )
     files: dict[str, StoredFile] = Field(
         default_factory=dict, description="Other files of the model, such as `card` and `sheet`."
     )

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
+from model_store.adapters.shelf import AdapterShelf
 from model_store.catalog_folder import CatalogFolder
 from model_store.limits import StoreLimits
-from model_store.manifest import Manifest, StoredFile, is_model_id
-from model_store.plain_files import digest
+from model_store.manifest import Manifest, StoredFile, is_model_id, read_manifest
+from model_store.plain_files import PlainFile, digest
 from model_store.user_store import UserStore
 from services.core.errors import (
     AtelierError,
@@ -50,6 +51,10 @@ class Source(Protocol):
 
     def read(self, manifest: Manifest, file: StoredFile) -> bytes:
         """The bytes of one of the manifest's files, not yet verified."""
+        ...
+
+    def plain(self, manifest: Manifest, file: StoredFile) -> PlainFile:
+        """One of the manifest's files that is to be streamed, not yet verified."""
         ...
 
     def size(self, manifest: Manifest) -> int:
@@ -103,7 +108,8 @@ class Store:
     ) -> None:
         """Keep the user's models below ``root``; see `default_root`."""
         self.limits = limits or StoreLimits()
-        self.user = UserStore(root, self.limits)
+        self.user = UserStore(root, self.limits, read_manifest)
+        self.adapters = AdapterShelf(root, self.limits)
         folders = [CatalogFolder(path, self.limits) for path in catalogs]
         self._sources: tuple[Source, ...] = (*folders, self.user)
 
@@ -148,14 +154,21 @@ class Store:
             IntegrityFailure: the file is missing, or is not the one that the manifest names.
             UnsafeModel: it is a link or no regular file.
         """
-        source = self._source(model_id)
-        manifest = source.manifest(model_id)
-        files = {stored.file: stored for stored in manifest.stored_files()}
-        if file not in files:
-            raise ModelNotFound(
-                f"model '{model_id}' has no file '{file[:128]}'; it has {', '.join(sorted(files))}"
-            )
-        return _read_verified(source, manifest, files[file])
+        return _read_verified(*self._stored(model_id, file))
+
+    def copy(self, model_id: str, file: str, target: Path) -> None:
+        """Stream a file that the manifest names to ``target``, which stays if it is verified.
+
+        Raises:
+            ModelNotFound, IntegrityFailure, UnsafeModel: see `read`.
+            TooLarge: it is over the limit of streamed files.
+        """
+        source, manifest, stored = self._stored(model_id, file)
+        with target.open("wb") as copy:
+            found = _streamed(source, manifest, stored, copy)
+        if found != stored.sha256:
+            target.unlink()
+            raise _changed(manifest, stored, found)
 
     def verify(self, model_id: str) -> Sequence[FileProblem]:
         """Read every file of a model again; what is wrong with which, nothing when all is well."""
@@ -167,12 +180,14 @@ class Store:
         problems = []
         for file in manifest.stored_files():
             try:
-                _read_verified(source, manifest, file)
+                found = _streamed(source, manifest, file, None)
+                if found != file.sha256:
+                    raise _changed(manifest, file, found)
             except AtelierError as error:
                 problems.append(FileProblem(file.file, error.message))
         return problems
 
-    def put(self, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
+    def put(self, manifest: Manifest, contents: Mapping[str, bytes | PlainFile]) -> None:
         """Store a model that has been inspected; `model_store.addition` is what inspects.
 
         Raises:
@@ -183,7 +198,12 @@ class Store:
         self.user.put(manifest, contents)
 
     def check_free(self, model_id: str) -> None:
-        """Refuse a name that is taken; raises `ModelExists`."""
+        """Refuse a name that is taken, by a model or an adapter; raises `ModelExists`."""
+        if self.adapters.holds(model_id):
+            raise ModelExists(
+                f"the name '{model_id}' is taken by an adapter; choose another with --name, or "
+                "remove that one first"
+            )
         for source in self._sources:
             if source.holds(model_id):
                 raise ModelExists(
@@ -206,6 +226,16 @@ class Store:
             raise ModelError(f"'{model_id}' is a built-in model of the catalog and stays")
         self.user.remove(model_id)
 
+    def _stored(self, model_id: str, file: str) -> tuple[Source, Manifest, StoredFile]:
+        source = self._source(model_id)
+        manifest = source.manifest(model_id)
+        files = {stored.file: stored for stored in manifest.stored_files()}
+        if file not in files:
+            raise ModelNotFound(
+                f"model '{model_id}' has no file '{file[:128]}'; it has {', '.join(sorted(files))}"
+            )
+        return source, manifest, files[file]
+
     def _source(self, model_id: str) -> Source:
         if is_model_id(model_id):
             for source in self._sources:
@@ -223,8 +253,25 @@ def _read_verified(source: Source, manifest: Manifest, file: StoredFile) -> byte
     data = source.read(manifest, file)
     found = digest(data)
     if found != file.sha256:
-        raise IntegrityFailure(
-            f"'{file.file}' of '{manifest.id}' is not the file that was stored: its SHA-256 is "
-            f"{found[:16]}..., the manifest says {file.sha256[:16]}...; it was not opened"
-        )
+        raise _changed(manifest, file, found)
     return data
+
+
+def _streamed(
+    source: Source, manifest: Manifest, file: StoredFile, target: IO[bytes] | None
+) -> str:
+    """The digest of a file as it is now, and a copy of it where one is wanted."""
+    if file.sha256 is None:
+        raise IntegrityFailure(f"the manifest of '{manifest.id}' names no digest of '{file.file}'")
+    plain = source.plain(manifest, file)
+    try:
+        return plain.digest() if target is None else plain.copy_to(target)
+    except AtelierError as error:
+        raise type(error)(error.message.replace(plain.name, file.file)) from error
+
+
+def _changed(manifest: Manifest, file: StoredFile, found: str) -> IntegrityFailure:
+    return IntegrityFailure(
+        f"'{file.file}' of '{manifest.id}' is not the file that was stored: its SHA-256 is "
+        f"{found[:16]}..., the manifest says {str(file.sha256)[:16]}...; it was not opened"
+    )

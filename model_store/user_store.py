@@ -1,15 +1,19 @@
-"""The user's models, content addressed: ``blobs/<sha256>`` and ``models/<id>.json``."""
+"""What a user stored, content addressed: ``blobs/<sha256>`` and ``models/<id>.json``.
+
+Models are kept so, and adapters in a folder of their own beside them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-from model_store.atomic_files import TEMPORARY_PREFIX, locked, write_atomic
+from model_store.atomic_files import TEMPORARY_PREFIX, atomic_file, locked, write_atomic
 from model_store.limits import StoreLimits
-from model_store.manifest import Manifest, StoredFile, is_model_id, read_manifest
-from model_store.plain_files import digest, read_plain
+from model_store.manifest import StoredFile, is_model_id
+from model_store.plain_files import PlainFile, digest, read_plain
 from model_store.read_cache import ReadCache
 from services.core.errors import (
     IntegrityFailure,
@@ -23,18 +27,48 @@ from services.core.errors import (
 MANIFEST_SUFFIX = ".json"
 
 
-class UserStore:
+class Record(Protocol):
+    """A small file that names others by their digests."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        ...
+
+    def stored_files(self) -> Sequence[StoredFile]:
+        """The files that it names."""
+        ...
+
+    def model_dump_json(self, *, indent: int | None = ..., exclude_defaults: bool = ...) -> str:
+        """Itself as text."""
+        ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+class UserStore(Generic[R]):
     """Writes take the store's lock and are atomic; reads need no lock."""
 
     origin = "user"
 
-    def __init__(self, root: Path, limits: StoreLimits) -> None:
-        """Keep models below ``root``, which is made on the first write."""
+    def __init__(
+        self, root: Path, limits: StoreLimits, read: Callable[[Path], R], *, noun: str = "model"
+    ) -> None:
+        """Keep records below ``root``, which is made on the first write.
+
+        Args:
+            root: the folder.
+            limits: on files.
+            read: reads a record.
+            noun: what a sentence calls one.
+        """
         self.root = root
         self._limits = limits
+        self._noun = noun
         self._blobs = root / "blobs"
         self._models = root / "models"
-        self._cache: ReadCache[Manifest] = ReadCache(read_manifest)
+        self._cache: ReadCache[R] = ReadCache(read)
 
     def ids(self) -> list[str]:
         """Names of the stored models."""
@@ -47,14 +81,14 @@ class UserStore:
         """Whether a model of that name is stored."""
         return self._path(model_id).exists()
 
-    def manifest(self, model_id: str) -> Manifest:
+    def manifest(self, model_id: str) -> R:
         """The stored manifest of ``model_id``, which `ids` has named."""
         manifest = self._cache.get(self._path(model_id))
         if manifest.id != model_id:
             raise InvalidManifest(f"'{model_id}.json' is a manifest of '{manifest.id}'")
         return manifest
 
-    def read(self, manifest: Manifest, file: StoredFile) -> bytes:  # noqa: ARG002 - by content
+    def read(self, manifest: R, file: StoredFile) -> bytes:  # noqa: ARG002 - by content
         """A file's bytes, not yet verified."""
         if file.sha256 is None:
             raise IntegrityFailure(f"'{file.file}' was stored without a digest")
@@ -63,31 +97,37 @@ class UserStore:
         except ModelError as error:
             raise type(error)(error.message.replace(file.sha256, file.file)) from error
 
-    def size(self, manifest: Manifest) -> int:
+    def plain(self, manifest: R, file: StoredFile) -> PlainFile:  # noqa: ARG002 - by content
+        """A file that is to be streamed, not yet verified."""
+        if file.sha256 is None:
+            raise IntegrityFailure(f"'{file.file}' was stored without a digest")
+        return PlainFile(self._blobs, file.sha256, self._limits.weight_bytes)
+
+    def size(self, manifest: R) -> int:
         """Bytes of the files that are there."""
         paths = {self._blobs / f.sha256 for f in manifest.stored_files() if f.sha256}
         return sum(path.stat().st_size for path in paths if path.is_file())
 
-    def put(self, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
+    def put(self, manifest: R, contents: Mapping[str, bytes | PlainFile]) -> None:
         """Store a model whose every file names its digest.
 
         Args:
             manifest: what to store.
-            contents: the bytes of each file it names.
+            contents: the bytes of each file it names, or where they lie.
 
         Raises:
             ModelExists: the name is taken; nothing was changed.
             IntegrityFailure: a file's bytes are absent or not those of the digest.
         """
         for file in manifest.stored_files():
-            if file.file not in contents or digest(contents[file.file]) != file.sha256:
+            if file.file not in contents or _digest(contents[file.file]) != file.sha256:
                 raise IntegrityFailure(f"'{file.file}' is not the file that the manifest names")
         text = manifest.model_dump_json(indent=2, exclude_defaults=False)
         with locked(self.root / "lock"):
             if self._path(manifest.id).exists():
                 raise ModelExists(
-                    f"a model '{manifest.id}' is stored already; remove it first, or add this one "
-                    "by another name"
+                    f"the name '{manifest.id}' is taken by a stored {self._noun}; remove it "
+                    "first, or add this one by another name"
                 )
             for file in manifest.stored_files():
                 self._put_blob(str(file.sha256), contents[file.file])
@@ -103,19 +143,25 @@ class UserStore:
             try:
                 self._path(model_id).unlink()
             except FileNotFoundError as error:
-                raise ModelNotFound(f"no model '{model_id}' is stored") from error
+                raise ModelNotFound(f"no {self._noun} '{model_id}' is stored") from error
             self._collect()
 
     def _path(self, model_id: str) -> Path:
         return self._models / f"{model_id}{MANIFEST_SUFFIX}"
 
-    def _put_blob(self, sha256: str, data: bytes) -> None:
+    def _put_blob(self, sha256: str, data: bytes | PlainFile) -> None:
         try:
-            whole = digest(read_plain(self._blobs, sha256, self._limits.file_bytes)) == sha256
+            whole = PlainFile(self._blobs, sha256, self._limits.weight_bytes).digest() == sha256
         except (ModelError, TooLarge):
             whole = False
-        if not whole:
+        if whole:
+            return
+        if isinstance(data, bytes):
             write_atomic(self._blobs / sha256, data, mode=0o444)
+            return
+        with atomic_file(self._blobs / sha256, mode=0o444) as blob:
+            if data.copy_to(blob) != sha256:
+                raise IntegrityFailure(f"'{data.name}' changed while it was being stored")
 
     def _collect(self) -> None:
         """Delete blobs without a model; none while a manifest is unreadable."""
@@ -129,3 +175,7 @@ class UserStore:
             stale = path.name.startswith(TEMPORARY_PREFIX)
             if stale or (re.fullmatch("[0-9a-f]{64}", path.name) and path.name not in used):
                 path.unlink()
+
+
+def _digest(content: bytes | PlainFile) -> str:
+    return digest(content) if isinstance(content, bytes) else content.digest()

@@ -117,11 +117,17 @@ def ddpm(folder: Path, *, scheduler: Any = None) -> Any:
     return _saved(kind(unet=unet, scheduler=scheduler), folder)
 
 
-def stable_diffusion(folder: Path, *, scheduler: Any = None, **unet: Any) -> Any:
+def stable_diffusion(
+    folder: Path,
+    *,
+    scheduler: Any = None,
+    kind: Any = diffusers.StableDiffusionPipeline,
+    **unet: Any,
+) -> Any:
     """A Stable Diffusion of 16 x 16 pixels and 8 x 8 latents."""
     seed(1)
     return _saved(
-        diffusers.StableDiffusionPipeline(
+        kind(
             vae=autoencoder(),
             text_encoder=CLIPTextModel(clip_config()),
             tokenizer=clip_tokenizer(folder.parent / "vocabulary"),
@@ -133,6 +139,12 @@ def stable_diffusion(folder: Path, *, scheduler: Any = None, **unet: Any) -> Any
         ),
         folder,
     )
+
+
+def stable_inpainting(folder: Path) -> Any:
+    """A Stable Diffusion for inpainting: its UNet takes 9 channels."""
+    kind = diffusers.StableDiffusionInpaintPipeline
+    return stable_diffusion(folder, kind=kind, in_channels=9)
 
 
 def stable_scheduler(kind: Any = diffusers.DDIMScheduler, **changes: Any) -> Any:
@@ -152,12 +164,20 @@ def stable_scheduler(kind: Any = diffusers.DDIMScheduler, **changes: Any) -> Any
     return kind(**settings)
 
 
-def stable_diffusion_xl(folder: Path) -> Any:
+def stable_xl_inpainting(folder: Path) -> Any:
+    """An SDXL for inpainting: its UNet takes 9 channels."""
+    kind = diffusers.StableDiffusionXLInpaintPipeline
+    return stable_diffusion_xl(folder, kind=kind, in_channels=9)
+
+
+def stable_diffusion_xl(
+    folder: Path, *, kind: Any = diffusers.StableDiffusionXLPipeline, **unet: Any
+) -> Any:
     """An SDXL of 16 x 16 pixels: two text encoders, the second one pooled, and sizes."""
     seed(2)
     tokenizer = clip_tokenizer(folder.parent / "vocabulary")
     return _saved(
-        diffusers.StableDiffusionXLPipeline(
+        kind(
             vae=autoencoder(scaling_factor=0.13025),
             text_encoder=CLIPTextModel(clip_config()),
             text_encoder_2=CLIPTextModelWithProjection(clip_config(projection_dim=12)),
@@ -169,6 +189,7 @@ def stable_diffusion_xl(folder: Path) -> Any:
                 addition_time_embed_dim=4,
                 projection_class_embeddings_input_dim=12 + 6 * 4,
                 use_linear_projection=True,
+                **unet,
             ),
             scheduler=stable_scheduler(
                 diffusers.EulerDiscreteScheduler, timestep_spacing="leading"
@@ -212,7 +233,12 @@ def dit(folder: Path) -> Any:
     return pipeline
 
 
-def pixart(folder: Path) -> Any:
+def pixart_sigma(folder: Path) -> Any:
+    """A PixArt-Sigma of 16 x 16 pixels."""
+    return pixart(folder, kind=diffusers.PixArtSigmaPipeline)
+
+
+def pixart(folder: Path, *, kind: Any = diffusers.PixArtAlphaPipeline) -> Any:
     """A PixArt of 16 x 16 pixels."""
     seed(4)
     transformer = diffusers.PixArtTransformer2DModel(
@@ -229,7 +255,7 @@ def pixart(folder: Path) -> Any:
     )
     # As initialised these are zeros, and the network would say the same of everything.
     torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
-    pipeline = diffusers.PixArtAlphaPipeline(
+    pipeline = kind(
         tokenizer=t5_tokenizer(),
         text_encoder=t5_encoder(),
         vae=autoencoder(),
@@ -239,8 +265,8 @@ def pixart(folder: Path) -> Any:
     return _saved(pipeline, folder)
 
 
-def stable_diffusion_3(folder: Path) -> Any:
-    """An SD 3 of 16 x 16 pixels with its three text encoders."""
+def stable_diffusion_3(folder: Path, *, t5: bool = True) -> Any:
+    """An SD 3 of 16 x 16 pixels with its three text encoders, or without T5."""
     seed(5)
     tokenizer = clip_tokenizer(folder.parent / "vocabulary")
     transformer = diffusers.SD3Transformer2DModel(
@@ -266,8 +292,8 @@ def stable_diffusion_3(folder: Path) -> Any:
             tokenizer=tokenizer,
             text_encoder_2=CLIPTextModelWithProjection(projected),
             tokenizer_2=tokenizer,
-            text_encoder_3=t5_encoder(2 * WIDTH),
-            tokenizer_3=t5_tokenizer(),
+            text_encoder_3=t5_encoder(2 * WIDTH) if t5 else None,
+            tokenizer_3=t5_tokenizer() if t5 else None,
         ),
         folder,
     )

@@ -11,6 +11,9 @@ from model_store.importers.pipeline_folder import INDEX, LEFT_OUT, PipelineFolde
 from model_store.importers.schedules import FLOW, ImportedSchedule, import_flow, import_schedule
 from services.core.errors import InvalidManifest
 
+ASSUMED_SCALE = 8.0
+"""Of a logistic whose deviation is that of 25 dB, about what autoencoders of 8 x 8 reach."""
+
 Config = Mapping[str, Any]
 Shapes = dict[str, list[int]]
 
@@ -51,12 +54,24 @@ def with_prompts(  # noqa: PLR0913 - what sets one text-to-image pipeline apart 
     scale: float,
     settings: dict[str, bool] | None = None,
     conditioning: Mapping[str, Any] = MappingProxyType({}),
+    masked: bool = False,
 ) -> Described:
-    """A latent model that a text encoder of its own speaks to."""
+    """A latent model that a text encoder of its own speaks to.
+
+    ``masked``: the denoiser is given a mask and a masked image besides.
+    """
     options = options_of(schedule, steps=steps, scale=scale)
     names = [name for name in told if name != "guidance"]
     options["conditioning"] = {"type": "prompt", "inputs": names, **conditioning}
+    if masked:
+        depth = positive(folder.config("vae"), "latent_channels", "vae")
+        told = told | {"mask": [1, *latents], "masked_image": [depth, *latents]}
+        options["inpainting"] = "native"
     found = latent(folder, denoiser, latents, told, options)
+    if masked:
+        found.notes.append(
+            "the UNet was made for inpainting: without a mask it is told that everything is masked"
+        )
     found.settings = settings or {}
     found.notes += schedule.notes
     return found
@@ -78,12 +93,22 @@ def latent(
     if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
         raise InvalidManifest("an autoencoder with latents_mean and latents_std is not served")
     shape = [channels, *latents]
-    options["latent"] = {"shape": shape, "shift": [float(shift)], "scale": [1.0 / float(scaling)]}
+    options["latent"] = {
+        "shape": shape,
+        "shift": [float(shift)],
+        "scale": [1.0 / float(scaling)],
+        "sampled": True,
+    }
+    options["observation"] = {"scale": ASSUMED_SCALE}
     notes = [
         f"the pipeline's {name} is not run; Atelier's own policies apply"
         for name in sorted(LEFT_OUT)
         if (folder.path / name).is_dir()
     ]
+    notes.append(
+        f"likelihood takes pixels to scatter around the decoder's with a scale of "
+        f"{ASSUMED_SCALE:g} of 255, which is assumed and not measured (options.observation.scale)"
+    )
     return Described(
         components=tuple(folder.components),
         denoiser=denoiser,
@@ -102,14 +127,24 @@ def options_of(schedule: ImportedSchedule, *, steps: int, scale: float) -> dict[
         "schedule": schedule.schedule,
         "defaults": {"sampler": schedule.sampler, "steps": steps, "guidance_scale": scale},
     }
+    if schedule.sigma_schedule is not None:
+        options["defaults"]["sigma_schedule"] = schedule.sigma_schedule
     if schedule.clip_sample is not None:
         options["clip_sample"] = schedule.clip_sample
     return options
 
 
-def schedule_of(folder: PipelineFolder) -> ImportedSchedule:
-    """The schedule of a diffusion pipeline; raises `InvalidManifest` where it is not served."""
-    return import_schedule(_scheduler(folder), folder.config("scheduler"))
+def schedule_of(folder: PipelineFolder, **mended: Any) -> ImportedSchedule:
+    """The schedule of a diffusion pipeline.
+
+    Args:
+        folder: the pipeline's.
+        mended: settings that the pipeline puts in the place of the scheduler's own.
+
+    Raises:
+        InvalidManifest: it is not served.
+    """
+    return import_schedule(_scheduler(folder), folder.config("scheduler") | mended)
 
 
 def flow_schedule_of(

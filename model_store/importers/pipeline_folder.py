@@ -17,13 +17,17 @@ from model_store.file_content import refuse_unsafe, scan_folder
 from model_store.limits import StoreLimits
 from model_store.networks.component_classes import FORMER, NETWORKS, TOKENIZERS, WEIGHTS
 from model_store.networks.component_files import MAX_CONFIG_BYTES, read_config, shards
-from model_store.plain_files import read_plain
+from model_store.plain_files import PlainFile, read_plain, read_start
 from services.core.errors import IntegrityFailure, InvalidManifest, TooLarge, UnsafeModel
 
 INDEX = "model_index.json"
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
 LEFT_OUT = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 """Components of a pipeline that play no part here; their files are vetted and not stored."""
+
+WEIGHTS_SUFFIX = ".safetensors"
+START_BYTES = 1 << 16
+"""Enough of a file to tell a pickle or an archive."""
 
 _TOKENIZER_FILES = frozenset(
     {
@@ -66,22 +70,35 @@ class PipelineFolder:
         data = read_plain(self.path / component, files[name], MAX_CONFIG_BYTES)
         return read_config(f"{component}/{name}", data)
 
-    def contents(self, limits: StoreLimits, wanted: Sequence[str]) -> dict[str, bytes]:
-        """The bytes of the wanted components' files, by `stored_name`.
+    def contents(
+        self, limits: StoreLimits, wanted: Sequence[str]
+    ) -> tuple[dict[str, bytes], dict[str, PlainFile]]:
+        """The wanted components' files by `stored_name`: bytes, and weights where they lie.
 
         Raises:
             TooLarge: a file, or all of them, are over a limit.
             UnsafeModel: one is a pickle or an archive.
         """
-        left, found = limits.model_bytes, {}
+        left = limits.pipeline_bytes
+        found: dict[str, bytes] = {}
+        weights: dict[str, PlainFile] = {}
         for component in wanted:
             for file in self.components[component].files.values():
-                limit = min(left, limits.file_bytes)
-                data = read_plain(self.path / component, file, limit)
-                refuse_unsafe(f"{component}/{file}", data)
-                found[stored_name(component, file)] = data
-                left -= len(data)
-        return found
+                name, folder = stored_name(component, file), self.path / component
+                if file.endswith(WEIGHTS_SUFFIX):
+                    refuse_unsafe(f"{component}/{file}", read_start(folder, file, START_BYTES))
+                    weights[name] = PlainFile(folder, file, min(left, limits.weight_bytes))
+                    left -= weights[name].size()
+                else:
+                    data = read_plain(folder, file, min(left, limits.file_bytes))
+                    refuse_unsafe(f"{component}/{file}", data)
+                    found[name] = data
+                    left -= len(data)
+                if left < 0:
+                    raise TooLarge(
+                        f"the pipeline's files have more than {limits.pipeline_bytes:,} bytes"
+                    )
+        return found, weights
 
 
 def stored_name(component: str, file: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +24,7 @@ from model_store.importers.pipeline_folder import PipelineFolder
 from model_store.importers.schedules import ImportedSchedule
 from services.core.errors import InvalidManifest
 
-PIXART_TOKENS = 120
+PIXART_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 STABLE_3_TOKENS = 256
 FLUX_TOKENS = 512
 """Tokens of a T5 that a pipeline pads prompts to, beside those of CLIP."""
@@ -49,9 +50,9 @@ def _unconditional(folder: PipelineFolder) -> Described:
 
 
 def _stable_diffusion(folder: PipelineFolder) -> Described:
-    """Stable Diffusion 1 and 2 (Rombach et al., 2022)."""
+    """Stable Diffusion 1 and 2 (Rombach et al., 2022), also for inpainting."""
     need(folder, unet=("UNet2DConditionModel",), text_encoder=("CLIPTextModel",))
-    unet = _text_unet(folder, added=None)
+    unet, masked = _text_unet(folder, added=None)
     return with_prompts(
         folder,
         denoiser="unet",
@@ -66,18 +67,19 @@ def _stable_diffusion(folder: PipelineFolder) -> Described:
         steps=50,
         scale=7.5,
         settings={"requires_safety_checker": False},
+        masked=masked,
     )
 
 
 def _stable_diffusion_xl(folder: PipelineFolder) -> Described:
-    """SDXL (Podell et al., 2023)."""
+    """SDXL (Podell et al., 2023), also for inpainting."""
     need(
         folder,
         unet=("UNet2DConditionModel",),
         text_encoder=("CLIPTextModel",),
         text_encoder_2=("CLIPTextModelWithProjection",),
     )
-    unet = _text_unet(folder, added="text_time")
+    unet, masked = _text_unet(folder, added="text_time")
     pooled = positive(folder.config("text_encoder_2"), "projection_dim", "text_encoder_2")
     width = positive(unet, "cross_attention_dim", "unet")
     return with_prompts(
@@ -88,7 +90,7 @@ def _stable_diffusion_xl(folder: PipelineFolder) -> Described:
             "encoder_hidden_states": [tokens(folder, "tokenizer"), width],
             "text_embeds": [pooled],
         },
-        schedule=schedule_of(folder),
+        schedule=_with_aligned_levels(schedule_of(folder), "stable_diffusion_xl"),
         steps=50,
         scale=5.0,
         settings={
@@ -96,6 +98,7 @@ def _stable_diffusion_xl(folder: PipelineFolder) -> Described:
                 folder.settings.get("force_zeros_for_empty_prompt", True)
             )
         },
+        masked=masked,
     )
 
 
@@ -119,17 +122,18 @@ def _dit(folder: PipelineFolder) -> Described:
 
 
 def _pixart(folder: PipelineFolder) -> Described:
-    """PixArt-alpha (Chen et al., 2023)."""
+    """PixArt-alpha and PixArt-Sigma (Chen et al., 2023; 2024)."""
     need(folder, transformer=("PixArtTransformer2DModel",), text_encoder=("T5EncoderModel",))
     transformer = folder.config("transformer")
     width = positive(transformer, "caption_channels", "transformer")
+    words = PIXART_TOKENS[folder.kind]
     return with_prompts(
         folder,
         denoiser="transformer",
         latents=sides(transformer, "transformer"),
         told={
-            "encoder_hidden_states": [PIXART_TOKENS, width],
-            "encoder_attention_mask": [PIXART_TOKENS],
+            "encoder_hidden_states": [words, width],
+            "encoder_attention_mask": [words],
         },
         schedule=schedule_of(folder),
         steps=20,
@@ -138,14 +142,15 @@ def _pixart(folder: PipelineFolder) -> Described:
 
 
 def _stable_diffusion_3(folder: PipelineFolder) -> Described:
-    """Stable Diffusion 3 (Esser et al., 2024), with all three of its text encoders."""
+    """Stable Diffusion 3 (Esser et al., 2024), with its T5 or, as published small, without."""
     need(
         folder,
         transformer=("SD3Transformer2DModel",),
         text_encoder=("CLIPTextModelWithProjection",),
         text_encoder_2=("CLIPTextModelWithProjection",),
-        text_encoder_3=("T5EncoderModel",),
     )
+    if "text_encoder_3" in folder.components:
+        need(folder, text_encoder_3=("T5EncoderModel",))
     transformer = folder.config("transformer")
     latents = sides(transformer, "transformer")
     patch = positive(transformer, "patch_size", "transformer", default=2)
@@ -214,14 +219,16 @@ def _labels(names: Any, classes: int) -> list[str]:
 
 def _stable_schedule(folder: PipelineFolder) -> ImportedSchedule:
     """As `StableDiffusionPipeline` mends it: nothing is clipped, and times start at 1."""
-    found = schedule_of(folder)
-    mended = {**found.schedule}
-    if "steps_offset" in mended:
-        mended["steps_offset"] = 1
-    return ImportedSchedule(mended, found.prediction_type, found.sampler, None, found.notes)
+    return schedule_of(folder, steps_offset=1, clip_sample=False, skip_prk_steps=True)
 
 
-def _text_unet(folder: PipelineFolder, *, added: str | None) -> dict[str, Any]:
+def _with_aligned_levels(found: ImportedSchedule, model: str) -> ImportedSchedule:
+    """A schedule that names the model whose published levels `align_your_steps` takes."""
+    return replace(found, schedule={**found.schedule, "align_your_steps": model})
+
+
+def _text_unet(folder: PipelineFolder, *, added: str | None) -> tuple[dict[str, Any], bool]:
+    """The UNet's configuration, and whether it is given a mask and a masked image besides."""
     unet = folder.config("unet")
     foreign = [
         key
@@ -235,12 +242,15 @@ def _text_unet(folder: PipelineFolder, *, added: str | None) -> dict[str, Any]:
         )
     channels = positive(unet, "in_channels", "unet")
     depth = positive(folder.config("vae"), "latent_channels", "vae")
-    if channels != depth:
+    masked = channels == 2 * depth + 1 and "Inpaint" in folder.kind
+    if channels != depth and not masked:
         raise InvalidManifest(
-            f"the UNet takes {channels} channels and the latents have {depth}; UNets that are "
-            "given a mask or an image besides are not served yet"
+            f"the UNet of this '{folder.kind}' takes {channels} channels and the latents have "
+            f"{depth}; a UNet for inpainting takes {2 * depth + 1} and its folder says so by "
+            "StableDiffusionInpaintPipeline or StableDiffusionXLInpaintPipeline; others that are "
+            "given an image besides are not served"
         )
-    return unet
+    return unet, masked
 
 
 PIPELINES: Mapping[str, Callable[[PipelineFolder], Described]] = MappingProxyType(
@@ -248,10 +258,13 @@ PIPELINES: Mapping[str, Callable[[PipelineFolder], Described]] = MappingProxyTyp
         "DDPMPipeline": _unconditional,
         "DDIMPipeline": _unconditional,
         "StableDiffusionPipeline": _stable_diffusion,
+        "StableDiffusionInpaintPipeline": _stable_diffusion,
         "StableDiffusionXLPipeline": _stable_diffusion_xl,
+        "StableDiffusionXLInpaintPipeline": _stable_diffusion_xl,
         "StableDiffusion3Pipeline": _stable_diffusion_3,
         "FluxPipeline": _flux,
         "PixArtAlphaPipeline": _pixart,
+        "PixArtSigmaPipeline": _pixart,
         "DiTPipeline": _dit,
     }
 )

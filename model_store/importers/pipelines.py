@@ -25,7 +25,7 @@ from services.core.validation import explain
 
 
 def import_pipeline(path: Path, limits: StoreLimits, *, name: str | None) -> Draft:
-    """Read a diffusers folder into a manifest and the bytes of its files.
+    """Read a diffusers folder into a manifest and the bytes of its files, but for the weights.
 
     Args:
         path: the folder.
@@ -44,9 +44,10 @@ def import_pipeline(path: Path, limits: StoreLimits, *, name: str | None) -> Dra
             f"a '{folder.kind[:64]}' is not served yet; served are {', '.join(PIPELINES)}"
         )
     found = PIPELINES[folder.kind](folder)
-    contents = folder.contents(limits, found.components)
+    contents, weights = folder.contents(limits, found.components)
     contents[INDEX] = read_plain(path, INDEX, limits.file_bytes)
-    draft = Draft(_manifest(folder, found, name or _model_id(path)), contents, says_range=True)
+    manifest = _manifest(folder, found, name or _model_id(path))
+    draft = Draft(manifest, contents, says_range=True, weights=weights)
     draft.notes += [f"read as a {folder.kind}", *found.notes]
     return draft
 
@@ -77,6 +78,7 @@ def _manifest(folder: PipelineFolder, found: Described, name: str) -> Manifest:
             "settings": found.settings,
         },
         "options": found.options,
+        "notes": found.notes,
         "files": {
             "model_index": {"file": INDEX},
             "scheduler": {"file": stored_name("scheduler", next(iter(scheduler.values())))},

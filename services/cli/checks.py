@@ -8,6 +8,7 @@ import platform
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from model_store.store import Store, default_root
 from services.core.errors import AtelierError
+from services.gateway.keys import read_key_file
 from services.gateway.settings import GatewaySettings, check_bind
 
 Level = Literal["ok", "note", "warning", "broken"]
@@ -208,15 +210,26 @@ def check_access(_: Surroundings) -> list[Finding]:
     except AtelierError as error:
         return [Finding("broken", "settings", error.message)]
     found = []
-    if settings.api_keys:
-        found.append(Finding("ok", "keys", f"{len(settings.api_keys)} API keys are set"))
+    count = len(settings.api_keys) + active_keys(settings.key_path)
+    if count:
+        found.append(Finding("ok", "keys", f"{count} API keys are set"))
+    elif settings.oidc is not None:
+        found.append(Finding("ok", "keys", f"tokens of {settings.oidc.issuer}"))
     else:
-        advice = "set ATELIER_API_KEYS before others can reach it"
+        advice = "`atelier keys create NAME` before others can reach it"
         found.append(Finding("note", "keys", "none: open to everybody on this machine", advice))
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         advice = "run the service as a user of its own"
         found.append(Finding("note", "user", "root", advice))
     return found
+
+
+def active_keys(path: Path) -> int:
+    """How many keys of a key file are good now."""
+    try:
+        return sum(row.state(time.time()) == "active" for row in read_key_file(path).keys)
+    except FileNotFoundError:
+        return 0
 
 
 CHECKS: Mapping[str, Check] = {

@@ -14,9 +14,12 @@ import typer
 from services.cli.doctor import DOCTOR_HELP, doctor
 from services.cli.errors import one_sentence
 from services.cli.generate import EDIT_EXAMPLES, GENERATE_EXAMPLES, edit, generate
+from services.cli.keys import keys
 from services.cli.likelihood import ENCODE_EXAMPLES, LIKELIHOOD_EXAMPLES, encode, likelihood
 from services.cli.models import models
+from services.core.errors import InvalidParameter
 
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - only by --public, and never without a key
 SERVE_EXAMPLES = """
 [bold]Examples[/bold]
 
@@ -24,7 +27,7 @@ atelier serve
 
 atelier serve --port 9000
 
-ATELIER_API_KEYS='["<sha256 of your key>"]' atelier serve --host 0.0.0.0
+atelier keys create my-app && atelier serve --public
 
 [bold]Then[/bold]
 
@@ -77,6 +80,12 @@ def serve(
         int | None,
         typer.Option(min=1, max=65535, help="Where to listen.", show_default="as the config says"),
     ] = None,
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public", help="Listen on every address; asks for an API key (`atelier keys`)."
+        ),
+    ] = False,
     store: Annotated[
         Path | None,
         typer.Option(
@@ -88,8 +97,11 @@ def serve(
 ) -> None:
     """Start the service and keep it up until it is told to stop (Ctrl-C, SIGTERM)."""
     with one_sentence():
+        if public and host is not None:
+            raise InvalidParameter("--public listens on every address: leave --host out")
         from services.serving.server import run  # noqa: PLC0415 - Ray takes seconds
 
+        host = EVERY_ADDRESS if public else host
         folder = None if store is None else str(store)
         run(config, host=host, port=port, store=folder, report=typer.echo)
 
@@ -99,4 +111,5 @@ app.command(epilog=EDIT_EXAMPLES)(edit)
 app.command(epilog=LIKELIHOOD_EXAMPLES)(likelihood)
 app.command(epilog=ENCODE_EXAMPLES)(encode)
 app.add_typer(models, name="models")
+app.add_typer(keys, name="keys")
 app.command(epilog=DOCTOR_HELP)(doctor)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from model_store.store import Entry, Store, default_root
+from services.cli.adapters import adapter_summary, adapter_table, add_to_base, shown_adapter
 from services.cli.errors import one_sentence
 
 models = typer.Typer(
@@ -34,23 +35,31 @@ NameArgument = Annotated[str, typer.Argument(help="The model's name.", show_defa
 
 @models.command("list")
 def list_models(store: StoreOption = None, *, as_json: JsonOption = False) -> None:
-    """List the models that can be served."""
+    """List the models that can be served, and the adapters that hang on them."""
     with one_sentence():
-        entries = _open(store).entries()
+        shelf = _open(store)
+        entries, adapters = shelf.entries(), shelf.adapters.listed()
     if as_json:
-        typer.echo(json.dumps([_summary(entry) for entry in entries], indent=2))
+        found = [*map(_summary, entries), *map(adapter_summary, adapters)]
+        typer.echo(json.dumps(found, indent=2))
         return
     table = Table("Name", "Family", "Image", "From", "On disk", "Description")
     for entry in entries:
         table.add_row(*(escape(text) for text in _row(entry)))
     Console().print(table)
+    if adapters:
+        Console().print(adapter_table(adapters, _bytes))
 
 
 @models.command()
 def show(name: NameArgument, store: StoreOption = None, *, as_json: JsonOption = False) -> None:
-    """Show a model's manifest and the numbers on its card."""
+    """Show a model's manifest and the numbers on its card, or an adapter's."""
     with one_sentence():
-        entry = _open(store).entry(name)
+        shelf = _open(store)
+        if shelf.adapters.holds(name):
+            Console().print_json(data=shown_adapter(shelf, name))
+            return
+        entry = shelf.entry(name)
     manifest = entry.manifest.model_dump(mode="json", exclude_defaults=not as_json)
     if as_json:
         typer.echo(json.dumps({**_summary(entry), "manifest": manifest}, indent=2))
@@ -77,8 +86,10 @@ def verify(
     console, found = Console(soft_wrap=True), 0
     with one_sentence():
         shelf = _open(store)
-        for model_id in [name] if name is not None else shelf.ids():
-            problems = shelf.verify(model_id)
+        names = [name] if name is not None else [*shelf.ids(), *shelf.adapters.ids()]
+        for model_id in names:
+            is_adapter = shelf.adapters.holds(model_id)
+            problems = (shelf.adapters if is_adapter else shelf).verify(model_id)
             found += len(problems)
             for problem in problems:
                 console.print(f"[red]{escape(f'{model_id}: {problem.problem}')}[/red]")
@@ -94,7 +105,8 @@ def add(
         Path,
         typer.Argument(
             help="A folder with manifest.json or manifest.yaml, a diffusers folder, or a single "
-            ".onnx file.",
+            ".onnx file. With --base: a .safetensors file (LoRA, textual inversion) or a "
+            "ControlNet's folder.",
             show_default=False,
         ),
     ],
@@ -105,9 +117,24 @@ def add(
         str | None,
         typer.Option(help="gan, vae, flow, diffusion ...", show_default="as its manifest says"),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="The model that an adapter is for.", show_default=False),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="The word of a textual inversion.", show_default="as its file says"),
+    ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Check a model, try its networks, and store it; a running server serves it at once."""
+    """Check a model, try its networks, and store it; a running server serves it at once.
+
+    With --base it is an adapter: a LoRA, a textual inversion, or a ControlNet of that model.
+    """
+    if base is not None or token is not None:
+        with one_sentence():
+            add_to_base(_open(store), path, name=name, base=base, token=token, family=family)
+        return
     from model_store.addition import add_model  # noqa: PLC0415 - torch takes a second to import
 
     console = Console(soft_wrap=True)
@@ -121,9 +148,13 @@ def add(
 
 @models.command()
 def remove(name: NameArgument, store: StoreOption = None) -> None:
-    """Remove one of your models, and the files that no other model uses."""
+    """Remove one of your models or adapters, and the files that no other uses."""
     with one_sentence():
-        _open(store).remove(name)
+        shelf = _open(store)
+        if shelf.adapters.holds(name):
+            shelf.adapters.remove(name)
+        else:
+            shelf.remove(name)
     Console(soft_wrap=True).print(f"removed '{escape(name)}'")
 
 

@@ -10,9 +10,11 @@ from uuid import uuid4
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from services.cli.pictures import read_picture
 from services.cli.remote import RemoteBackend
 from services.core.backend import Backend
 from services.core.job import Answer, Call, Encoding, Task
+from services.serving.cascade import Cascades
 
 POLL_SECONDS = 0.1
 
@@ -28,18 +30,34 @@ def make_call(
     encoding: Encoding | None = None,
     deadline: float | None = None,
 ) -> Call:
-    """A call with the options that were set; one left at ``None`` is the model's to choose."""
+    """A call with the options that were set; one left at ``None`` is the model's to choose.
+
+    Each entry of ``control`` names a file as its ``image``.
+    """
+    parameters = {name: value for name, value in options.items() if value is not None}
+    controls = [read_picture(str(use["image"])) for use in _controls(parameters)]
+    if controls:
+        kept = [{k: v for k, v in use.items() if k != "image"} for use in _controls(parameters)]
+        parameters["control"] = kept
     return Call(
         id=f"cli-{uuid4().hex[:12]}",
         model=model,
         task=task,
-        parameters={name: value for name, value in options.items() if value is not None},
+        parameters=parameters,
         operation=operation,
         images=tuple(images),
         mask=mask,
         encoding=encoding or Encoding(),
         deadline=deadline,
+        controls=tuple(controls),
     )
+
+
+def _controls(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of ``control`` that can have an image; others are the model's to refuse."""
+    uses = parameters.get("control")
+    sound = isinstance(uses, list) and all(isinstance(u, dict) and "image" in u for u in uses)
+    return uses if isinstance(uses, list) and sound else []
 
 
 def run(call: Call, *, url: str | None, api_key: str | None) -> Answer:
@@ -70,7 +88,7 @@ async def _run_here(call: Call) -> Answer:
 
         backend = local_backend()
     try:
-        return await _watched(backend, call)
+        return await _watched(Cascades(backend), call)
     finally:
         backend.close()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from pydantic import ValidationError
 
 from services.core import images as codec
+from services.core.adapters import AdapterInfo
 from services.core.errors import InvalidNetwork, InvalidParameter, UnsupportedTask
 from services.core.images import ImageLimits
 from services.core.job import Call, Job, Task
@@ -42,6 +44,9 @@ class Engine(ABC):
         self.model = model
         self.device = device
         self.limits = limits
+        self.device_lock: AbstractContextManager[object] = nullcontext()
+        """Held during every evaluation on the device: by who calls `prepare`, `step` and `decode`,
+        and by `setup` where it evaluates something itself."""
         self.read_options()
 
     @abstractmethod
@@ -91,13 +96,43 @@ class Engine(ABC):
         Stepwise ones take `REHEARSED_STEPS` evaluations or more.
         """
 
+    def late_part(self, job: Job[Any]) -> str | None:  # noqa: ARG002 - most have none
+        """A part that this job needs and that `setup` leaves closed, since few jobs need it."""
+        return None
+
+    def open_late(self, part: str) -> Sequence[Job[Any]]:
+        """Open a part before the first job that needs it, while others are being worked on.
+
+        Returns:
+            What its costs are measured by, as from `rehearsal`.
+
+        Raises:
+            ModelError: its networks cannot be opened.
+        """
+        raise NotImplementedError(f"{self.family} has no part '{part}'; this is a bug")
+
     def step(self, batch: Sequence[Trajectory]) -> None:
         """ONE network evaluation for the whole batch; families of one evaluation have none."""
         raise NotImplementedError(f"{self.family} has no stepwise trajectories")
 
+    def decode_slice(self, batch: Sequence[Trajectory]) -> None:
+        """The next slice of decoding of each finished trajectory, into its `parts`.
+
+        `decode` puts the parts together, and makes those that are missing.
+        """
+        raise NotImplementedError(f"{self.family} decodes at once")
+
     def noise_level(self, trajectory: Trajectory) -> float | None:  # noqa: ARG002 - others have one
         """Standard deviation of the noise that is left in a state; ``None`` where there is none."""
         return None
+
+    def adapters(self) -> Sequence[AdapterInfo]:
+        """What is registered for this model at this moment, and can be named in requests."""
+        return self.model.adapters.listed() if self.model.adapters is not None else ()
+
+    def counts(self) -> Mapping[str, int]:
+        """Running totals that are worth a series, by name; they only ever grow."""
+        return {}
 
     def preview(self, trajectory: Trajectory) -> codec.Pixels | None:  # noqa: ARG002 - as above
         """What a trajectory is becoming, small and cheap; ``None`` where nothing can be shown.
@@ -121,6 +156,7 @@ class Engine(ABC):
             raise explain(error, allowed=kind.model_fields) from error
         self.check(call, parameters)
         pixels, mask = self._images(call, kind)
+        controls = self._controls(call)
         rows = parameters.rows(len(pixels))
         shift = 0 if kind.row_per_image else 1
         return [
@@ -134,6 +170,9 @@ class Engine(ABC):
                 deadline=deadline,
                 images=(pixels[row],) if kind.row_per_image else pixels,
                 mask=mask,
+                controls=controls,
+                tenant=call.tenant,
+                weight=call.weight,
             )
             for row in range(rows)
         ]
@@ -213,9 +252,25 @@ class Engine(ABC):
     def _can(self, names: Sequence[str]) -> str:
         return f"{self.model.id} offers {', '.join(names) or 'none'}"
 
+    def _controls(self, call: Call) -> tuple[codec.Pixels, ...]:
+        resolution, channels = self.model.resolution, self.model.channels
+        return tuple(
+            codec.decode(data, resolution, channels, self.limits, param="control")
+            for data in call.controls
+        )
+
     def _images(
         self, call: Call, kind: type[Parameters]
     ) -> tuple[tuple[codec.Pixels, ...], codec.Pixels | None]:
+        self._count_images(call, kind)
+        resolution, channels = self.model.resolution, self.model.channels
+        pixels = tuple(
+            codec.decode(data, resolution, channels, self.limits) for data in call.images
+        )
+        mask = codec.decode_mask(call.mask, resolution, self.limits) if call.mask else None
+        return pixels, mask
+
+    def _count_images(self, call: Call, kind: type[Parameters]) -> None:
         fewest, most = kind.images_needed
         if not fewest <= len(call.images) <= most:
             wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
@@ -225,9 +280,3 @@ class Engine(ABC):
         if (call.mask is not None) != kind.takes_mask:
             wish = "needs a mask" if kind.takes_mask else "takes no mask"
             raise InvalidParameter(f"{call.name} {wish}", param="mask")
-        resolution, channels = self.model.resolution, self.model.channels
-        pixels = tuple(
-            codec.decode(data, resolution, channels, self.limits) for data in call.images
-        )
-        mask = codec.decode_mask(call.mask, resolution, self.limits) if call.mask else None
-        return pixels, mask

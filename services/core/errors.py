@@ -52,6 +52,24 @@ class InvalidApiKey(AtelierError):
     code = "invalid_api_key"
 
 
+class Forbidden(AtelierError):
+    """The API key is good, but not for this; the message names the scope or model it lacks."""
+
+    code = "forbidden"
+
+
+class QuotaExceeded(AtelierError):
+    """The API key has used what it may; `retry_after` says when there will be more."""
+
+    code = "quota_exceeded"
+
+
+class RequestNotFound(AtelierError):
+    """No request of that id is in flight."""
+
+    code = "request_not_found"
+
+
 class InvalidParameter(AtelierError):
     """A field has the wrong type or value, is missing, or is not known."""
 
@@ -80,6 +98,12 @@ class TooLarge(AtelierError):
     """A body, part, image or prompt is over its limit."""
 
     code = "too_large"
+
+
+class HeadersTooLarge(TooLarge):
+    """There are too many header fields, or too many bytes of them."""
+
+    code = "headers_too_large"
 
 
 class ModelNotFound(AtelierError):

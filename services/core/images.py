@@ -140,7 +140,7 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def decode(
     data: bytes,
-    resolution: tuple[int, int],
+    resolution: tuple[int, int] | None,
     channels: int,
     limits: ImageLimits,
     *,
@@ -150,7 +150,7 @@ def decode(
 
     Args:
         data: an encoded PNG, JPEG or WebP.
-        resolution: ``(height, width)`` to resize to.
+        resolution: ``(height, width)`` to resize to; ``None`` for the image's own.
         channels: 1 or 3; colour is turned to luminance, transparency is laid on white.
         limits: checked before anything is decoded.
         param: the request field to blame.
@@ -163,9 +163,10 @@ def decode(
         image = image.convert("RGBA")
         backdrop = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(backdrop, image)
-    image = _resize(image.convert(_MODES[channels]), (resolution[1], resolution[0]))
+    height, width = resolution or (image.height, image.width)
+    image = _resize(image.convert(_MODES[channels]), (width, height))
     array = np.asarray(image, dtype=np.uint8)
-    return np.ascontiguousarray(array.reshape(*resolution, channels).transpose(2, 0, 1))
+    return np.ascontiguousarray(array.reshape(height, width, channels).transpose(2, 0, 1))
 
 
 def decode_mask(

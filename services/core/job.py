@@ -38,7 +38,9 @@ class Call:
 
     ``parameters`` are the fields that the client set, not yet checked against the model; ``images``
     and ``mask`` are encoded files. ``deadline`` is in seconds from the moment the backend receives
-    the call: an answer later than that is of no use to the caller.
+    the call: an answer later than that is of no use to the caller. ``tenant`` is an opaque name of
+    who asks, among whom a device is shared by ``weight``. ``controls`` are encoded files too, one
+    for each entry of ``control`` in the parameters.
     """
 
     id: str
@@ -50,6 +52,9 @@ class Call:
     mask: bytes | None = None
     encoding: Encoding = Encoding()
     deadline: float | None = None
+    tenant: str = ""
+    weight: float = 1.0
+    controls: tuple[bytes, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,6 +74,14 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class StageTimings:
+    """What one model of a cascade took."""
+
+    model: str
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One answer of a call: an encoded image, or values, or both."""
 
@@ -78,11 +91,17 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a backend gives back: one item per image, in order."""
+    """What a backend gives back: one item per image, in order.
+
+    ``stages`` are the models that a cascade went through, whose timings the answer's own add up;
+    empty for one model. ``device_seconds`` is its share of all the evaluations that it was part of.
+    """
 
     model: str
     items: tuple[Item, ...]
     timings: Timings
+    stages: tuple[StageTimings, ...] = ()
+    device_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +110,9 @@ class Job(Generic[P]):
 
     ``parameters`` are the family's own, checked. ``deadline`` is absolute, on ``time.monotonic``;
     ``None`` lets the loop choose one from the work's own cost. ``index`` is the place in the call.
-    ``images`` and ``mask`` are uint8 ``[channels, height, width]`` at the model's resolution.
+    ``images``, ``mask`` and ``controls`` are uint8 ``[channels, height, width]`` at the model's
+    resolution.
+    ``tenant`` and ``weight`` are the call's.
     """
 
     id: str
@@ -103,6 +124,9 @@ class Job(Generic[P]):
     deadline: float | None = None
     images: tuple[NDArray[np.uint8], ...] = ()
     mask: NDArray[np.uint8] | None = None
+    tenant: str = ""
+    weight: float = 1.0
+    controls: tuple[NDArray[np.uint8], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +205,11 @@ class RowFinished:
 
 @dataclass(frozen=True, slots=True)
 class CallFinished:
-    """Every row was handed out; always the last event."""
+    """Every row was handed out; always the last event. ``device_seconds`` as in `Answer`."""
 
     model: str
     timings: Timings
+    device_seconds: float = 0.0
 
 
 Event = Queued | Progress | Preview | RowFinished | CallFinished

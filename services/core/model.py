@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from services.core.adapters import AdapterInfo
+
 LikelihoodKind = Literal["exact", "lower_bound", "estimate", "none"]
 Conditioning = Literal["text", "label", "codes", "image", "none"]
 
@@ -33,3 +35,4 @@ class ModelInfo:
     labels: tuple[str, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
     loaded: bool = False
+    adapters: tuple[AdapterInfo, ...] = ()

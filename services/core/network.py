@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from services.core.adaptation import Addition, Lora, ScaledLora
+from services.core.adapters import AdapterInfo, AdapterKind
 from services.core.errors import InvalidNetwork, UnsupportedTask
 
 
@@ -64,6 +66,35 @@ class DifferentiableNetwork(Network, Protocol):
         ...
 
 
+@runtime_checkable
+class RememberingNetwork(Network, Protocol):
+    """A network that can leave out most of an evaluation that would say the same as the last."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it can, as it was opened."""
+        ...
+
+    def recall(
+        self,
+        inputs: Mapping[str, Tensor],
+        memories: Sequence[Any],
+        thresholds: Sequence[float],
+    ) -> tuple[dict[str, Tensor], list[Any], list[bool]]:
+        """Evaluate a batch; each row decides by its own numbers alone.
+
+        Args:
+            inputs: as in a call.
+            memories: by row, what its last evaluation left; ``None`` at its first.
+            thresholds: by row, the share by which its first block's addition may have changed for
+                the rest to be left out.
+
+        Returns:
+            The outputs, what is to be kept of each row, and whether most of it was left out.
+        """
+        ...
+
+
 class PromptEncoder(Protocol):
     """What a model makes of a prompt: the tensors that its networks are told, for one row."""
 
@@ -80,12 +111,97 @@ class PromptEncoder(Protocol):
         ...
 
 
+class AdaptablePromptEncoder(PromptEncoder, Protocol):
+    """What reads prompts where a model has adapters: LoRAs of its text encoders, new tokens.
+
+    Attributes:
+        version: changes whenever the same prompt may be read otherwise.
+    """
+
+    @property
+    def version(self) -> str:
+        """See the class."""
+        ...
+
+    def adapted(
+        self, prompt: str, loras: Sequence[ScaledLora], *, negative: bool = False
+    ) -> Mapping[str, Tensor]:
+        """As a call, with LoRAs applied to the text encoders."""
+        ...
+
+
+class AdaptableNetwork(Network, Protocol):
+    """A network whose rows may each have an addition of their own."""
+
+    def adapted(
+        self, inputs: Mapping[str, Tensor], additions: Sequence[Addition]
+    ) -> dict[str, Tensor]:
+        """Evaluate a batch; a row without an addition is bitwise what a plain call makes of it.
+
+        Args:
+            inputs: as in a call; every tensor has the same leading dimension.
+            additions: one for each row.
+
+        Raises:
+            EngineFailure: an addition does not fit the network.
+        """
+        ...
+
+
+class ControlNetwork(Network, Protocol):
+    """A ControlNet (Zhang et al., 2023): the denoiser's inputs and ``control`` to ``residuals``.
+
+    ``control`` is an image of the range 0 to 1; ``residuals`` are all that it adds to the
+    denoiser's, flattened into one row of numbers.
+    """
+
+
+class Adapters(Protocol):
+    """The adapters of one model, as they are registered at the moment of each call."""
+
+    def listed(self) -> Sequence[AdapterInfo]:
+        """All of them, sorted by name."""
+        ...
+
+    def find(self, name: str, kind: AdapterKind, *, param: str) -> AdapterInfo:
+        """One of them; opens nothing.
+
+        Args:
+            name: what the request calls it.
+            kind: what it must be.
+            param: the field of the request that names it.
+
+        Raises:
+            InvalidParameter: there is none of that name, it is of another kind, or it was made for
+                another model.
+        """
+        ...
+
+    def resident(self, name: str) -> bool:
+        """Whether it is in memory as it is registered now."""
+        ...
+
+    def lora(self, name: str) -> Lora:
+        """A LoRA, opened unless it is resident.
+
+        Raises:
+            InvalidParameter: it is registered no more.
+            ModelError: its file is missing, changed, or no fit.
+        """
+        ...
+
+    def control(self, name: str) -> ControlNetwork:
+        """A ControlNet, opened unless it is resident; raises as `lora` does."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
     """A verified model with its networks ready to run on one device.
 
     ``gradients`` opens, when it is called, the differentiable form of a network that has one; it
-    may be another export than the one in ``networks``, which is chosen for speed.
+    may be another export than the one in ``networks``, which is chosen for speed. A model with
+    ``adapters`` has an `AdaptableNetwork` as its denoiser and an `AdaptablePromptEncoder`.
     """
 
     id: str
@@ -101,6 +217,7 @@ class OpenedModel:
     card: Mapping[str, Any]
     gradients: Mapping[str, Callable[[], DifferentiableNetwork]] = field(default_factory=dict)
     open_prompt_encoder: Callable[[], PromptEncoder] | None = None
+    adapters: Adapters | None = None
 
     def prompt_encoder(self) -> PromptEncoder:
         """Open what reads prompts.

@@ -22,12 +22,15 @@ class Workload:
         step: jobs with equal values may share a stepwise evaluation.
         evaluations: stepwise evaluations before it is decoded; 0 for families of one evaluation.
         rows: rows that the job takes in each stepwise batch.
+        slices: evaluations in which most of its decoding is done, one at a time between other
+            rows' evaluations; 0 where it is decoded at once.
     """
 
     decode: Hashable
     step: Hashable = None
     evaluations: int = 0
     rows: int = 1
+    slices: int = 0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -41,6 +44,7 @@ class Trajectory:
         index: how many of the workload's evaluations are done.
         condition: what the network is told besides the state.
         generator: the trajectory's own source of noise, on the CPU.
+        parts: what the slices of its decoding came to, in their order.
     """
 
     job: Job[Any]
@@ -49,12 +53,18 @@ class Trajectory:
     generator: torch.Generator
     index: int = 0
     condition: Mapping[str, Tensor] = field(default_factory=dict)
+    parts: list[Tensor] = field(default_factory=list)
     _pending: Tensor | None = None
 
     @property
     def finished(self) -> bool:
         """Whether nothing but decoding is left."""
         return self.index >= self.workload.evaluations
+
+    @property
+    def slices_left(self) -> int:
+        """Slices of its decoding that are still to come."""
+        return self.workload.slices - len(self.parts)
 
     @property
     def rows(self) -> int:

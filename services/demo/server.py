@@ -35,10 +35,15 @@ def running_server(console: Console, config: Path, preferred_port: int = 8000) -
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "services.cli", "serve"]
     command += ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+    with (
+        tempfile.TemporaryDirectory(prefix="atelier-demo-") as folder,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+    ):
+        # The tour has no key, whatever keys the user has made for services of their own.
+        own = {**os.environ, "ATELIER_KEY_FILE": str(Path(folder) / "keys.json")}
         # A process group of its own: Ctrl-C reaches this program alone, which then stops the other.
         process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             with console.status(f"starting the service at {url}"):

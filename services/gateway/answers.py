@@ -29,6 +29,13 @@ class StageTimings(BaseModel):
     encode: float
 
 
+class CascadeStage(BaseModel):
+    """One model of a cascade, and the seconds that it spent."""
+
+    model: str
+    timings: StageTimings
+
+
 class GeneratedImage(BaseModel):
     """One image and what it was made from; a model may add values of its own."""
 
@@ -39,12 +46,13 @@ class GeneratedImage(BaseModel):
 
 
 class ImagesAnswer(BaseModel):
-    """Answer of generate and edit."""
+    """Answer of generate and edit; ``timings`` add up those of a cascade's ``stages``."""
 
     model: str
     created: int
     data: list[GeneratedImage]
     timings: StageTimings
+    stages: list[CascadeStage] | None = None
 
 
 class ImageLikelihood(BaseModel):
@@ -164,6 +172,11 @@ def json_answer(answer: Answer, *, created: bool) -> Response:
         "data": [entry(item) for item in answer.items],
         "timings": stage_seconds(answer.timings),
     }
+    if answer.stages:
+        body["stages"] = [
+            {"model": stage.model, "timings": stage_seconds(stage.timings)}
+            for stage in answer.stages
+        ]
     return json_response(body, {"server-timing": server_timing(answer.timings)})
 
 

@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from services.core.errors import Canceled, DeadlineExceeded
 from services.core.job import Answer, Call
-from services.gateway.exchange import Gateway
+from services.gateway.exchange import Exchange, Gateway, exchange_of
 
 T = TypeVar("T")
 
@@ -22,8 +22,9 @@ async def dispatch(gateway: Gateway, request: Request, call: Call) -> Answer:
     Raises:
         AtelierError: see `attended`.
     """
-    limit = time_limit(gateway, call)
-    return await attended(gateway, request.receive, gateway.backend.run(call), limit)
+    limit, exchange = time_limit(gateway, call), exchange_of(request)
+    work = gateway.meter.run(gateway.backend, exchange, call)
+    return await attended(gateway, exchange, request.receive, work, limit)
 
 
 def time_limit(gateway: Gateway, call: Call) -> float | None:
@@ -32,27 +33,34 @@ def time_limit(gateway: Gateway, call: Call) -> float | None:
 
 
 async def attended(
-    gateway: Gateway, receive: Receive, work: Awaitable[T], limit: float | None
+    gateway: Gateway,
+    exchange: Exchange,
+    receive: Receive,
+    work: Awaitable[T],
+    limit: float | None,
 ) -> T:
-    """Await work for a client for as long as the client is there, and no longer than ``limit``.
+    """Await work for a client for as long as the client wants it, and no longer than ``limit``.
 
     However this ends, the work has ended too: it is cancelled once and awaited.
 
     Args:
         gateway: counts what is withdrawn.
+        exchange: says whether the request was withdrawn.
         receive: of the client's connection.
         work: what is awaited.
         limit: in seconds from now; ``None`` for no limit.
 
     Raises:
-        Canceled: the client left, or the backend withdrew the call.
+        Canceled: the client left, the request was withdrawn, or the backend withdrew the call.
         DeadlineExceeded: the backend did not answer in time, and did not say so itself.
         AtelierError: whatever the backend raised.
     """
     run: asyncio.Task[T] = asyncio.create_task(awaited(work))
     gone = asyncio.create_task(_disconnected(receive))
+    withdrawn = asyncio.create_task(exchange.withdrawn.wait())
     try:
-        await asyncio.wait({run, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        ends = {run, gone, withdrawn}
+        await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if run.cancelled():
             gateway.metrics.canceled("backend")
             raise Canceled("the backend withdrew the call")
@@ -62,6 +70,9 @@ async def attended(
             gone.result()
             gateway.metrics.canceled("client")
             raise Canceled("the client closed the connection")
+        if withdrawn.done():
+            gateway.metrics.canceled("delete")
+            raise Canceled(f"the request was withdrawn: DELETE /v1/requests/{exchange.id}")
         gateway.metrics.canceled("deadline")
         raise DeadlineExceeded(
             "the deadline passed without an answer; ask for less work or allow more time",
@@ -71,6 +82,7 @@ async def attended(
         gateway.metrics.canceled("client")
         raise
     finally:
+        await ended(withdrawn)
         await ended(gone)
         await ended(run)
 

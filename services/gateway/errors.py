@@ -1,4 +1,4 @@
-"""The only map from errors to HTTP, and the envelope they travel in."""
+"""The only map from errors to HTTP."""
 
 from __future__ import annotations
 
@@ -19,28 +19,37 @@ from services.core.errors import (
     Canceled,
     DeadlineExceeded,
     DeadlineUnmeetable,
+    Forbidden,
+    HeadersTooLarge,
     InvalidApiKey,
     InvalidImage,
     InvalidParameter,
     ModelNotFound,
     QueueFull,
+    QuotaExceeded,
+    RequestNotFound,
     TooLarge,
     Unavailable,
     UnsupportedMedia,
     UnsupportedTask,
 )
+from services.gateway.envelopes import envelope_for
 from services.gateway.metrics import GatewayMetrics
 
 STATUS: Mapping[type[AtelierError], int] = {
     BadRequest: 400,
     InvalidApiKey: 401,
+    Forbidden: 403,
     ModelNotFound: 404,
+    RequestNotFound: 404,
     TooLarge: 413,
+    HeadersTooLarge: 431,
     UnsupportedMedia: 415,
     InvalidParameter: 422,
     UnsupportedTask: 422,
     InvalidImage: 422,
     QueueFull: 429,
+    QuotaExceeded: 429,
     Canceled: 499,
     Unavailable: 503,
     DeadlineUnmeetable: 504,
@@ -52,20 +61,22 @@ STATUS: Mapping[type[AtelierError], int] = {
 REASONS: Mapping[int, str] = {
     400: "The request could not be read.",
     401: "The API key is missing or wrong.",
-    404: "No such model; the message offers near names.",
+    403: "The API key lacks a scope, or may not use this model.",
+    404: "No such model (the message offers near names), or no such request.",
     405: "The route has another method.",
     413: "A body, part, image or prompt is over its limit.",
     415: "The content is neither PNG, JPEG nor WebP, or the body has another content type.",
     422: "A field is wrong, missing or unknown, an image is broken, or the model cannot do this.",
-    429: "The queue holds as much predicted work as it may; see `Retry-After`.",
-    499: "The client went away.",
+    429: "The queue holds as much predicted work as it may, or the API key has used its quota; see "
+    "`Retry-After`.",
+    431: "There are too many header fields, or they are too long.",
+    499: "The client went away, or the request was withdrawn.",
     500: "The service failed.",
     503: "No replica can take the request now; see `Retry-After`.",
     504: "The deadline cannot be met, or has passed.",
 }
 
-_TYPES: Mapping[int, str] = {401: "authentication_error", 429: "rate_limit_error"}
-_RETRY_HELPS: tuple[type[AtelierError], ...] = (QueueFull, Unavailable)
+_RETRY_HELPS: tuple[type[AtelierError], ...] = (QueueFull, QuotaExceeded, Unavailable)
 _LONGEST_WAIT = 120
 _NOT_REFUSALS: tuple[type[AtelierError], ...] = (Canceled, DeadlineExceeded)
 
@@ -75,19 +86,15 @@ def status_of(error: AtelierError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def envelope(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's shape of an error."""
-    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
 def _respond(body: Mapping[str, Any], status: int, headers: Mapping[str, str]) -> Response:
     content = json.dumps(body, allow_nan=False).encode()
     return Response(content, status, dict(headers), media_type="application/json")
 
 
-def error_response(error: AtelierError, *, max_retry_after: int = _LONGEST_WAIT) -> Response:
-    """An error as the client sees it.
+def error_response(
+    error: AtelierError, path: str, *, max_retry_after: int = _LONGEST_WAIT
+) -> Response:
+    """An error as the client of a route sees it.
 
     ``Retry-After`` is in whole seconds, at least 1 and at most ``max_retry_after``.
     ``x-should-retry: false`` says where the same request would fail again.
@@ -103,16 +110,19 @@ def error_response(error: AtelierError, *, max_retry_after: int = _LONGEST_WAIT)
         headers["x-should-retry"] = "false"
     if isinstance(error, InvalidApiKey):
         headers["www-authenticate"] = "Bearer"
-    return _respond(envelope(status, error.message, error.code, error.param), status, headers)
+    if isinstance(error, Forbidden):
+        headers["www-authenticate"] = 'Bearer error="insufficient_scope"'
+    body = envelope_for(path, status, error.message, error.code, error.param)
+    return _respond(body, status, headers)
 
 
-def unexpected_response(request_id: str) -> Response:
+def unexpected_response(request_id: str, path: str) -> Response:
     """What a client sees of a bug: nothing but the id under which it was logged."""
     message = f"the service failed unexpectedly; it was logged as request {request_id}"
-    return _respond(envelope(500, message, AtelierError.code), 500, {})
+    return _respond(envelope_for(path, 500, message, AtelierError.code), 500, {})
 
 
-def _http_response(error: HTTPException) -> Response:
+def _http_response(error: HTTPException, path: str) -> Response:
     codes = {404: "not_found", 405: "method_not_allowed"}
     messages = {
         404: "there is no such route; see /docs for all of them",
@@ -121,7 +131,7 @@ def _http_response(error: HTTPException) -> Response:
     status = error.status_code
     message = messages.get(status, str(error.detail))
     headers = {"x-should-retry": "false", **(error.headers or {})}
-    body = envelope(status, message, codes.get(status, "bad_request"))
+    body = envelope_for(path, status, message, codes.get(status, "bad_request"))
     return _respond(body, status, headers)
 
 
@@ -134,23 +144,23 @@ def _first_complaint(error: RequestValidationError) -> InvalidParameter:
 def install_error_handlers(app: FastAPI, metrics: GatewayMetrics, *, max_retry_after: int) -> None:
     """Make every error of the app, FastAPI's own included, leave it in the envelope."""
 
-    def refuse(error: AtelierError) -> Response:
+    def refuse(request: Request, error: AtelierError) -> Response:
         if status_of(error) != 500 and not isinstance(error, _NOT_REFUSALS):
             metrics.rejected(error.code)
-        return error_response(error, max_retry_after=max_retry_after)
+        return error_response(error, request.url.path, max_retry_after=max_retry_after)
 
     @app.exception_handler(AtelierError)
-    async def on_typed(_: Request, error: AtelierError) -> Response:
-        return refuse(error)
+    async def on_typed(request: Request, error: AtelierError) -> Response:
+        return refuse(request, error)
 
     @app.exception_handler(ClientDisconnect)
-    async def on_disconnect(_: Request, __: ClientDisconnect) -> Response:
-        return refuse(Canceled("the client went away while it was sending"))
+    async def on_disconnect(request: Request, _: ClientDisconnect) -> Response:
+        return refuse(request, Canceled("the client went away while it was sending"))
 
     @app.exception_handler(RequestValidationError)
-    async def on_validation(_: Request, error: RequestValidationError) -> Response:
-        return refuse(_first_complaint(error))
+    async def on_validation(request: Request, error: RequestValidationError) -> Response:
+        return refuse(request, _first_complaint(error))
 
     @app.exception_handler(HTTPException)
-    async def on_http(_: Request, error: HTTPException) -> Response:
-        return _http_response(error)
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        return _http_response(error, request.url.path)

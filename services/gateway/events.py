@@ -29,15 +29,22 @@ NO_TOKENS = {
 
 @dataclass(frozen=True, slots=True)
 class NativeWords:
-    """The service's own events: ``queued progress preview image done``."""
+    """The service's own events: ``queued progress preview image done``.
+
+    Attributes:
+        encoding: of the images.
+        request_id: by which the request can be withdrawn.
+    """
 
     encoding: Encoding
+    request_id: str
 
     def __call__(self, event: Event) -> Frame:
         """The frame of an event; ``index`` is the image's place in ``data[]`` of a JSON answer."""
         match event:
             case Queued():
                 return "queued", {
+                    "request_id": self.request_id,
                     "images": event.rows,
                     "ahead": event.ahead,
                     "seconds": round(event.seconds, 6),

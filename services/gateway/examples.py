@@ -81,8 +81,54 @@ OPENAI_GENERATION: Examples = {
     },
 }
 
+OPENAI_EDIT: Examples = {
+    "all of it": {
+        "model": "shapes-ldm",
+        "image": SAMPLE_IMAGE,
+        "prompt": "a small blue circle on white",
+        "strength": 0.6,
+        "seed": 7,
+    },
+    "what the mask marks": {
+        "model": "shapes-ldm",
+        "image": SAMPLE_IMAGE,
+        "mask": SAMPLE_IMAGE,
+        "prompt": "a large red star on black",
+        "seed": 7,
+    },
+}
+
+OPENAI_VARIATION: Examples = {
+    "two": {"model": "shapes-ldm", "image": SAMPLE_IMAGE, "n": 2, "seed": 7},
+}
+
+HUGGINGFACE_TEXT: Examples = {
+    "text": {
+        "inputs": "a large red star on black",
+        "parameters": {"num_inference_steps": 20, "guidance_scale": 3.0, "seed": 7},
+    },
+}
+
+HUGGINGFACE_IMAGE: Examples = {
+    "image": {
+        "inputs": SAMPLE_IMAGE,
+        "parameters": {"prompt": "a small blue circle on white", "strength": 0.6, "seed": 7},
+    },
+}
+
+INFER: Examples = {
+    "seeds": {
+        "inputs": [
+            {"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["a red star"]},
+            {"name": "seed", "shape": [2], "datatype": "INT64", "data": [7, 8]},
+        ],
+        "parameters": {"steps": 8, "guidance_scale": 3.0},
+        "outputs": [{"name": "seed"}],
+    },
+}
+
 STREAM = """event: queued
-data: {"images": 1, "ahead": 0, "seconds": 0.21}
+data: {"request_id": "3f2c9a", "images": 1, "ahead": 0, "seconds": 0.21}
 
 event: progress
 data: {"index": 0, "step": 1, "steps": 25, "sigma": 0.96, "eta": 0.2}
@@ -108,3 +154,6 @@ data: {"type": "image_generation.completed", "b64_json": "iVBO...", "usage": {"t
 
 """
 """The same in OpenAI's words; each event also holds the other fields of OpenAI's."""
+
+OPENAI_EDIT_STREAM = OPENAI_STREAM.replace("image_generation", "image_edit")
+"""And of an edit."""

@@ -1,27 +1,28 @@
-"""What the gateway knows of one request while it is being answered."""
+"""What the gateway knows of the requests that it is answering."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fastapi import Request
 from starlette.types import Scope
 
 from services.core.backend import Backend
+from services.gateway.callers import ANYBODY, Caller
+from services.gateway.metering import Meter
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.quotas import Level
 from services.gateway.settings import GatewaySettings
 
 STATE_KEY = "exchange"
+NO_TASK = "none"
 
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """What every route needs: the backend, the settings and the metrics."""
-
-    backend: Backend
-    settings: GatewaySettings
-    metrics: GatewayMetrics
+Withdraw = Callable[[str, str], Awaitable[bool]]
+"""`InFlight.withdraw`, wherever the request is being answered."""
 
 
 @dataclass(slots=True)
@@ -30,18 +31,84 @@ class Exchange:
 
     ``model`` stays "unknown" until the backend has confirmed the model; so no client can invent a
     label. ``fate`` is the status that the exchange is counted under where that is not the one that
-    was sent: a stream begins with 200 before anybody knows how it ends.
+    was sent: a stream begins with 200 before anybody knows how it ends. ``caller`` is who sent the
+    request, ``levels`` what is left of its quotas, by their names. ``withdrawn`` is set once
+    somebody has asked that the answer be no longer worked on.
     """
 
     id: str
     arrival: float = field(default_factory=time.monotonic)
     model: str = "unknown"
-    task: str = "none"
+    task: str = NO_TASK
     fate: int | None = None
+    caller: Caller = ANYBODY
+    levels: dict[str, Level] = field(default_factory=dict)
+    withdrawn: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def owner(self) -> str:
+        """Whose request it is: one owner's requests are nobody else's to touch."""
+        return self.caller.owner
 
     def elapsed(self) -> float:
         """Seconds since the request arrived."""
         return time.monotonic() - self.arrival
+
+
+class InFlight:
+    """The exchanges of one process. For its event loop alone; nothing here waits."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._exchanges: dict[str, list[Exchange]] = {}
+
+    @contextmanager
+    def entered(self, exchange: Exchange) -> Iterator[None]:
+        """Know an exchange until its answer has been sent."""
+        self._exchanges.setdefault(exchange.id, []).append(exchange)
+        try:
+            yield
+        finally:
+            others = self._exchanges[exchange.id]
+            others[:] = [other for other in others if other is not exchange]
+            if not others:
+                del self._exchanges[exchange.id]
+
+    def withdraw(self, request_id: str, owner: str) -> bool:
+        """Withdraw the call of that id; false where there is none.
+
+        Args:
+            request_id: as the client gave it, or was told it.
+            owner: who asks; what another's key has begun is not theirs to end.
+        """
+        found = [
+            exchange
+            for exchange in self._exchanges.get(request_id, ())
+            if exchange.task != NO_TASK and exchange.owner == owner
+        ]
+        for exchange in found:
+            exchange.withdrawn.set()
+        return bool(found)
+
+
+async def nowhere(request_id: str, owner: str) -> bool:  # noqa: ARG001 - a `Withdraw`
+    """For a gateway of one replica: no request is being answered by another."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What every route needs: the backend, settings, metrics, quotas, and who is being answered.
+
+    ``elsewhere`` withdraws a request that another replica of the gateway is answering.
+    """
+
+    backend: Backend
+    settings: GatewaySettings
+    metrics: GatewayMetrics
+    meter: Meter
+    in_flight: InFlight = field(default_factory=InFlight)
+    elsewhere: Withdraw = nowhere
 
 
 def exchange_in(scope: Scope) -> Exchange:

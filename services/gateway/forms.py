@@ -16,7 +16,17 @@ from services.gateway.strict_json import check_text, parse_json
 
 IMAGE_NAMES = frozenset({"image", "image[]", "images", "images[]"})
 JSON_NAMES = frozenset(
-    {"latents", "factors", "codes", "seeds", "fractions", "prompts", "guidance_interval"}
+    {
+        "latents",
+        "factors",
+        "codes",
+        "seeds",
+        "fractions",
+        "prompts",
+        "guidance_interval",
+        "adapters",
+        "control",
+    }
 )
 """Fields that are no scalars; in a form they are written as JSON."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from services.core.errors import Unavailable
 from services.gateway.answers import json_response
 from services.gateway.auth import ApiKeys
-from services.gateway.exchange import Gateway
+from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.openapi import documented, guarded
 
 
@@ -87,10 +87,14 @@ def status_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
         "/status",
         summary="How every pool is doing",
         operation_id="status",
-        responses=documented(ServiceStatus, 401, 500, 503),
+        responses=documented(ServiceStatus, 401, 429, 500, 503),
     )
-    async def status() -> Response:
-        pools = [asdict(pool) for pool in await gateway.backend.status()]
+    async def status(request: Request) -> Response:
+        caller = exchange_of(request).caller
+        pools = [
+            {**asdict(pool), "loaded": [name for name in pool.loaded if caller.sees(name)]}
+            for pool in await gateway.backend.status()
+        ]
         return json_response({"ready": await gateway.backend.ready(), "pools": pools})
 
     return router

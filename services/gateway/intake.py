@@ -14,7 +14,7 @@ from services.core.errors import DeadlineExceeded, InvalidParameter, Unsupported
 from services.core.job import Call, Encoding, Task
 from services.core.model import ModelInfo
 from services.core.validation import explain
-from services.gateway.exchange import Exchange, Gateway
+from services.gateway.exchange import NO_TASK, Exchange, Gateway
 from services.gateway.forms import read_form
 from services.gateway.limits import check_limits
 from services.gateway.schemas import CallRequest
@@ -115,21 +115,26 @@ def parse(kind: type[R], payload: Payload) -> R:
 
 
 async def find_model(gateway: Gateway, exchange: Exchange, name: str) -> ModelInfo:
-    """Look a model up, and let the exchange be counted under its name.
+    """Look a model up for a caller who may use it, and count the exchange under its name.
 
     Raises:
+        Forbidden: the caller may not use it, or may not do what the exchange is for.
         ModelNotFound: there is none.
     """
+    if exchange.task != NO_TASK:
+        exchange.caller.check_task(exchange.task)
+    exchange.caller.check_model(name)
     model = await gateway.backend.model(name)
     exchange.model = model.id
     return model
 
 
-def _sources(asked: CallRequest, payload: Payload) -> Sequence[bytes | str]:
+def image_sources(asked: BaseModel) -> Sequence[str]:
+    """The images that a request's fields hold, in order."""
     one: str | list[str] | None = getattr(asked, "image", None)
     many: list[str] | None = getattr(asked, "images", None)
     first = [one] if isinstance(one, str) else one or []
-    return (*payload.images, *first, *(many or []))
+    return (*first, *(many or []))
 
 
 def remaining(exchange: Exchange, deadline: float | None) -> float | None:
@@ -168,16 +173,27 @@ def build_call(
     """The call for a checked request.
 
     Raises:
+        Forbidden: the caller may not do this.
         TooLarge, UnsupportedMedia, InvalidImage, InvalidParameter: an image cannot be used.
         InvalidParameter: an operator's limit is exceeded.
         DeadlineExceeded: the deadline passed meanwhile.
     """
-    settings = gateway.settings
+    settings, caller = gateway.settings, exchange.caller
+    caller.check_task(task.value)
+    enlarger: str | None = getattr(asked, "cascade", None)
+    if enlarger is not None:
+        caller.check_model(enlarger)
     check_limits(asked, settings)
     limits = settings.image_limits
     mask = getattr(asked, "mask", None) if payload.mask is None else payload.mask
-    images = all_image_bytes(_sources(asked, payload), limits, most=settings.max_input_images)
-    parameters = asked.model_dump(exclude_unset=True, exclude=set(TRANSPORT))
+    images = all_image_bytes(
+        (*payload.images, *image_sources(asked)), limits, most=settings.max_input_images
+    )
+    parameters = asked.model_dump(exclude_unset=True, exclude=set(TRANSPORT), exclude_none=True)
+    controls = tuple(
+        image_bytes(use.pop("image"), limits, param="control")
+        for use in parameters.get("control", ())
+    )
     return Call(
         id=exchange.id,
         model=exchange.model,
@@ -188,4 +204,7 @@ def build_call(
         mask=image_bytes(mask, limits, param="mask") if mask is not None else None,
         encoding=encoding or Encoding(),
         deadline=remaining(exchange, asked.deadline or settings.default_deadline),
+        tenant=caller.owner,
+        weight=caller.weight,
+        controls=controls,
     )

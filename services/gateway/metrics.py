@@ -48,8 +48,8 @@ class GatewayMetrics:
         )
         self._canceled = Counter(
             "atelier_canceled_total",
-            "Accepted calls withdrawn before they were done: by the client, the deadline or the "
-            "backend.",
+            "Accepted calls withdrawn before they were done: by the client, by a DELETE from "
+            "another connection, by the deadline or by the backend.",
             ("where",),
             registry=registry,
         )

@@ -10,10 +10,11 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.core.errors import BadRequest, TooLarge
+from services.core.errors import AtelierError, BadRequest, HeadersTooLarge, TooLarge
 from services.gateway.errors import error_response, unexpected_response
-from services.gateway.exchange import STATE_KEY, Exchange, exchange_in
+from services.gateway.exchange import STATE_KEY, Exchange, InFlight, exchange_in
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.quotas import quota_headers
 from services.gateway.settings import GatewaySettings
 
 REQUEST_ID = "x-request-id"
@@ -42,8 +43,9 @@ def identify(scope: Scope) -> str:
 class RequestIdentity:
     """Opens the exchange and drops headers that are not the client's to send."""
 
-    def __init__(self, app: ASGIApp, *, emit: bool = True) -> None:
+    def __init__(self, app: ASGIApp, *, in_flight: InFlight, emit: bool = True) -> None:
         self._app = app
+        self._in_flight = in_flight
         self._emit = emit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,14 +55,16 @@ class RequestIdentity:
             return
         request_id = identify(scope)
         kept = [(k, v) for k, v in scope["headers"] if k.lower() not in UNTRUSTED]
-        state = {**scope.get("state", {}), STATE_KEY: Exchange(request_id)}
+        exchange = Exchange(request_id)
+        state = {**scope.get("state", {}), STATE_KEY: exchange}
 
         async def identified(message: Message) -> None:
             if self._emit and message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
-        await self._app({**scope, "headers": kept, "state": state}, receive, identified)
+        with self._in_flight.entered(exchange):
+            await self._app({**scope, "headers": kept, "state": state}, receive, identified)
 
 
 class Observation:
@@ -94,7 +98,7 @@ class Observation:
             _LOG.exception("request %s failed unexpectedly", exchange.id)
             if status:
                 raise
-            await unexpected_response(exchange.id)(scope, receive, observed)
+            await unexpected_response(exchange.id, scope["path"])(scope, receive, observed)
         finally:
             self._record(scope, exchange, exchange.fate or status or 500)
 
@@ -119,6 +123,7 @@ def _complete_headers(headers: MutableHeaders, exchange: Exchange) -> None:
         headers[name] = value
     headers.setdefault("content-security-policy", DEFAULT_POLICY)
     headers.setdefault("cache-control", "no-store")
+    headers.update(quota_headers(list(exchange.levels.values())))
     total = f"total;dur={exchange.elapsed() * 1000:.3f}"
     stages = headers.get("server-timing")
     headers["server-timing"] = f"{stages}, {total}" if stages else total
@@ -147,12 +152,26 @@ class BodyLimit:
                 MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
-        refusal = reader.refuse_claim(Headers(scope=scope).get("content-length"))
+        refusal = refuse_headers(scope, self._settings) or reader.refuse_claim(
+            Headers(scope=scope).get("content-length")
+        )
         if refusal is not None:
             self._metrics.rejected(refusal.code)
-            await error_response(refusal)(scope, receive, closing)
+            await error_response(refusal, scope["path"])(scope, receive, closing)
             return
         await self._app(scope, reader, closing)
+
+
+def refuse_headers(scope: Scope, settings: GatewaySettings) -> AtelierError | None:
+    """The error for a request with more header fields, or bytes of them, than it may have."""
+    fields = scope["headers"]
+    size = sum(len(name) + len(value) for name, value in fields)
+    if len(fields) <= settings.max_header_fields and size <= settings.max_header_bytes:
+        return None
+    return HeadersTooLarge(
+        f"{len(fields)} header fields of {size} bytes; the limit is {settings.max_header_fields} "
+        f"of {settings.max_header_bytes} bytes"
+    )
 
 
 class _BoundedReader:
@@ -161,9 +180,10 @@ class _BoundedReader:
     def __init__(self, receive: Receive, settings: GatewaySettings) -> None:
         self._receive = receive
         self._limit = settings.max_body_bytes
+        self._most_chunks = settings.max_body_chunks
         self._timeout = settings.body_timeout
         self._deadline = asyncio.get_running_loop().time() + settings.body_timeout
-        self._size = 0
+        self._size = self._chunks = 0
         self._complete = False
         self.tripped = False
 
@@ -193,8 +213,14 @@ class _BoundedReader:
             raise BadRequest(f"the body did not arrive within {self._timeout:g} s") from error
         if message["type"] == "http.request":
             self._size += len(message.get("body", b""))
+            self._chunks += 1
             self._complete = not message.get("more_body", False)
         if self._size > self._limit:
             self.tripped = True
             raise self._over()
+        if self._chunks > self._most_chunks:
+            self.tripped = True
+            raise TooLarge(
+                f"the body came in more than {self._most_chunks} pieces; send larger ones"
+            )
         return message

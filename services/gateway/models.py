@@ -8,12 +8,29 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from services.core.adapters import AdapterKind
 from services.core.model import Conditioning, LikelihoodKind, ModelInfo
 from services.gateway.answers import json_response
 from services.gateway.auth import ApiKeys
 from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.intake import find_model
 from services.gateway.openapi import documented, guarded
+
+
+class AdapterObject(BaseModel):
+    """What is registered for a model and can be named in requests to it.
+
+    A ``lora`` goes into ``adapters``, a ``controlnet`` into ``control``, and the ``token`` of a
+    ``textual_inversion`` into a prompt. ``size`` is in bytes.
+    """
+
+    name: str
+    kind: AdapterKind
+    description: str
+    created: int
+    size: int
+    token: str | None
+    details: dict[str, Any]
 
 
 class ModelObject(BaseModel):
@@ -39,6 +56,7 @@ class ModelObject(BaseModel):
     labels: list[str]
     card: dict[str, Any]
     loaded: bool
+    adapters: list[AdapterObject]
 
 
 class ModelList(BaseModel):
@@ -67,6 +85,18 @@ def model_object(model: ModelInfo) -> dict[str, Any]:
         "labels": model.labels,
         "card": model.card,
         "loaded": model.loaded,
+        "adapters": [
+            {
+                "name": adapter.name,
+                "kind": adapter.kind,
+                "description": adapter.description,
+                "created": adapter.created,
+                "size": adapter.size,
+                "token": adapter.token,
+                "details": adapter.details,
+            }
+            for adapter in model.adapters
+        ],
     }
 
 
@@ -78,17 +108,19 @@ def model_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
         "",
         summary="List the models",
         operation_id="list_models",
-        responses=documented(ModelList, 401, 500, 503),
+        responses=documented(ModelList, 401, 429, 500, 503),
     )
-    async def list_models() -> Response:
-        models = await gateway.backend.models()
+    async def list_models(request: Request) -> Response:
+        """Those that the key may use."""
+        caller = exchange_of(request).caller
+        models = [m for m in await gateway.backend.models() if caller.sees(m.id)]
         return json_response({"object": "list", "data": [model_object(m) for m in models]})
 
     @router.get(
         "/{model}",
         summary="Describe one model",
         operation_id="retrieve_model",
-        responses=documented(ModelObject, 401, 404, 422, 500, 503),
+        responses=documented(ModelObject, 401, 403, 404, 422, 429, 500, 503),
     )
     async def retrieve_model(
         request: Request,

@@ -47,7 +47,8 @@ async def _make_images(
     call = build_call(gateway, exchange, asked, payload, task=task, encoding=reply.encoding)
     if reply.stream:
         watch = Watch(preview_every=asked.preview_every or 0)
-        return await open_stream(gateway, request, call, watch, NativeWords(reply.encoding))
+        words = NativeWords(reply.encoding, exchange.id)
+        return await open_stream(gateway, request, call, watch, words)
     answer = await dispatch(gateway, request, call)
     if reply.raw:
         return raw_answer(answer, reply.encoding.format)
@@ -83,7 +84,8 @@ def native_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
         With ``"response": "stream"`` the answer is a stream of events: ``queued``, ``progress``
         after each network evaluation, ``preview`` where ``preview_every`` asks for them, ``image``
         as soon as each is done, at last ``done``, or ``error``. Who reads slowly is told the
-        latest, not everything.
+        latest, not everything. ``queued`` holds the ``request_id`` by which
+        DELETE /v1/requests/{request_id} ends the work from another connection.
         """
         return await _make_images(gateway, request, GenerateRequest, Task.GENERATE)
 

@@ -11,20 +11,24 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from services.core.images import MEDIA_TYPES
-from services.gateway.answers import ErrorEnvelope
 from services.gateway.auth import ApiKeys
+from services.gateway.envelopes import envelope_model
 from services.gateway.errors import REASONS
 from services.gateway.examples import Examples
+from services.gateway.huggingface_schemas import ImageToImageRequest, TextToImageRequest
 from services.gateway.negotiation import EVENT_STREAM
 from services.gateway.schemas import (
     EditRequest,
     EncodeRequest,
     GenerateRequest,
     LikelihoodRequest,
+    OpenAIEditRequest,
     OpenAIGenerationRequest,
+    OpenAIVariationRequest,
 )
+from services.gateway.triton_wire import InferRequest
 
-CALL_ERRORS = (400, 401, 404, 413, 415, 422, 429, 499, 500, 503, 504)
+CALL_ERRORS = (400, 401, 403, 404, 413, 415, 422, 429, 499, 500, 503, 504)
 """What every call may answer with."""
 
 REQUESTS: tuple[type[BaseModel], ...] = (
@@ -33,6 +37,11 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     LikelihoodRequest,
     EncodeRequest,
     OpenAIGenerationRequest,
+    OpenAIEditRequest,
+    OpenAIVariationRequest,
+    InferRequest,
+    TextToImageRequest,
+    ImageToImageRequest,
 )
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -47,7 +56,11 @@ def guarded(keys: ApiKeys) -> Sequence[Dependency]:
 
 
 def documented(
-    answer: type[BaseModel], *errors: int, images: bool = False, stream: str | None = None
+    answer: type[BaseModel],
+    *errors: int,
+    images: bool = False,
+    stream: str | None = None,
+    path: str = "/v1",
 ) -> Responses:
     """The responses of a route and its errors.
 
@@ -56,6 +69,7 @@ def documented(
         errors: the statuses of its errors.
         images: whether it also answers with the bytes of an image.
         stream: an example of the events that it answers with where a stream was asked for.
+        path: a prefix of the route, which decides the shape of its errors.
     """
     content: dict[str, Any] = {}
     if images:
@@ -65,10 +79,13 @@ def documented(
     success: dict[str, Any] = {"model": answer, "description": "The answer."}
     if content:
         success["content"] = content
-    described: Responses = {200: success}
-    for status in errors:
-        described[status] = {"model": ErrorEnvelope, "description": REASONS[status]}
-    return described
+    return {200: success, **errors_of(*errors, path=path)}
+
+
+def errors_of(*statuses: int, path: str = "/v1") -> Responses:
+    """The errors of a route, by status, in the shape of its prefix."""
+    model = envelope_model(path)
+    return {status: {"model": model, "description": REASONS[status]} for status in statuses}
 
 
 def request_body(

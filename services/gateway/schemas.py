@@ -79,6 +79,11 @@ Operation = Literal[
 ]
 
 
+AdapterName = Annotated[
+    str, Field(min_length=1, max_length=64, description="See `adapters` of the model.")
+]
+
+
 class WeightedPrompt(BaseModel):
     """One of several prompts that are composed."""
 
@@ -86,6 +91,27 @@ class WeightedPrompt(BaseModel):
 
     prompt: Text
     weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
+
+
+class AdapterUse(BaseModel):
+    """A LoRA of the model, and how strongly it is applied."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: AdapterName
+    scale: Annotated[float, Field(ge=-4, le=4, description="1 as it was trained.")] | None = None
+
+
+class ControlUse(BaseModel):
+    """A ControlNet of the model with the image that it follows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: AdapterName
+    image: ImageText
+    scale: Annotated[float, Field(ge=0, le=4)] | None = None
+    start: Annotated[Fraction, Field(description="Share of the way where it begins.")] | None = None
+    end: Annotated[Fraction, Field(description="Share of the way where it ends.")] | None = None
 
 
 class CallRequest(BaseModel):
@@ -122,10 +148,33 @@ class ImageRequest(CallRequest):
     classifier_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     adaptive_guidance: Annotated[float, Field(ge=-1, le=1)] | None = None
     dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    step_cache: Annotated[float, Field(gt=0, le=1)] | None = None
     prompts: (
         Annotated[
             list[WeightedPrompt],
             Field(min_length=1, max_length=64, description="Several prompts, composed by weight."),
+        ]
+        | None
+    ) = None
+    adapters: (
+        Annotated[
+            list[AdapterUse],
+            Field(
+                min_length=1,
+                max_length=16,
+                description="LoRAs registered for the model; see its `adapters`.",
+            ),
+        ]
+        | None
+    ) = None
+    control: (
+        Annotated[
+            list[ControlUse],
+            Field(
+                min_length=1,
+                max_length=16,
+                description="ControlNets registered for the model, each with an image.",
+            ),
         ]
         | None
     ) = None
@@ -138,9 +187,21 @@ class ImageRequest(CallRequest):
     preview_every: PreviewEvery | None = None
 
 
+Cascade = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=128,
+        description="A model that enlarges what this one makes, in the same request: one whose "
+        "operations have super_resolution.",
+    ),
+]
+
+
 class GenerateRequest(ImageRequest):
     """Make images from noise, and from a condition where the model takes one."""
 
+    cascade: Cascade | None = None
     latents: Latents | None = None
     variation_seed: Seed | None = None
     variation_strength: Fraction | None = None
@@ -164,6 +225,13 @@ class EditRequest(ImageRequest):
     top: Margin | None = None
     right: Margin | None = None
     bottom: Margin | None = None
+    canvas: (
+        Annotated[
+            Literal["keep", "grow"],
+            Field(description="Outpaint: whether the answer has the model's size, or is larger."),
+        ]
+        | None
+    ) = None
     sample: bool | None = None
 
 
@@ -192,8 +260,8 @@ class EncodeRequest(CallRequest):
     steps: Steps | None = None
 
 
-class OpenAIGenerationRequest(BaseModel):
-    """OpenAI's body for images, and the service's own knobs beside it.
+class OpenAIImageRequest(BaseModel):
+    """What OpenAI's bodies for images share, and the service's own knobs beside it.
 
     Fields that OpenAI has and no model here needs (quality, style, user, background, moderation
     ...) are ignored.
@@ -201,7 +269,6 @@ class OpenAIGenerationRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
-    prompt: Text
     model: ModelId | None = None
     n: Number | None = None
     size: Size | None = None
@@ -218,3 +285,28 @@ class OpenAIGenerationRequest(BaseModel):
     negative_prompt: str | None = None
     sampler: Annotated[str, Field(max_length=32)] | None = None
     deadline: Deadline | None = None
+
+
+class OpenAIGenerationRequest(OpenAIImageRequest):
+    """OpenAI's body for images from a prompt."""
+
+    prompt: Text
+
+
+class OpenAIEditRequest(OpenAIImageRequest):
+    """OpenAI's body for images from an image: with a mask what it marks, else all of it."""
+
+    prompt: Text
+    image: ImageText | Images | None = None
+    images: Images | None = None
+    mask: ImageText | None = None
+    strength: Fraction | None = None
+
+
+class OpenAIVariationRequest(OpenAIImageRequest):
+    """OpenAI's body for variations of an image."""
+
+    prompt: Text | None = None
+    image: ImageText | Images | None = None
+    images: Images | None = None
+    strength: Fraction | None = None

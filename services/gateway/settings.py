@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -10,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.core.errors import InvalidParameter
 from services.core.images import ImageLimits
+from services.gateway.keys import default_key_file, read_key_file
+from services.gateway.oidc import OidcSettings
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
@@ -19,19 +23,29 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class GatewaySettings(BaseSettings):
     """Settings of the gateway, from keyword arguments first, then ``ATELIER_*`` variables.
 
-    ``api_keys`` are SHA-256 hex digests; without any, the routes are open. Sizes are in bytes,
-    times in seconds. Every limit is checked before the work that it bounds.
+    Sizes are in bytes, times in seconds. Every limit is checked before the work that it bounds.
     """
 
     model_config = SettingsConfigDict(env_prefix="ATELIER_", frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    key_file: Path | None = None
+    """The keys that `atelier keys` makes; see `services.gateway.keys.default_key_file`."""
+    quota_file: Path | None = None
+    """What keys have used of their quotas; beside the key file by default."""
+    oidc: OidcSettings | None = None
+    """Whose tokens are taken in place of keys."""
     api_keys: tuple[Digest, ...] = ()
+    """SHA-256 hex digests of further keys, which may do anything."""
     allow_public_bind: bool = False
     default_model: str = "shapes-ldm"
 
+    max_header_fields: Count = 100
+    max_header_bytes: Count = 32 << 10
     max_body_bytes: Count = 32 << 20
+    max_body_chunks: Count = 65_536
+    """Pieces that a body may arrive in: each costs a turn of the event loop, however small."""
     max_parts: Count = 32
     """Files in one multipart body."""
     max_fields: Count = 64
@@ -65,6 +79,16 @@ class GatewaySettings(BaseSettings):
     """Off behind a server that adds ``x-request-id`` itself, as Ray Serve's proxies do."""
 
     @property
+    def key_path(self) -> Path:
+        """Where the key file is."""
+        return self.key_file or default_key_file(os.environ)
+
+    @property
+    def quota_path(self) -> Path:
+        """Where it is kept what keys have used."""
+        return self.quota_file or self.key_path.with_name("quotas.sqlite")
+
+    @property
     def image_limits(self) -> ImageLimits:
         """What an uploaded image may be."""
         return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
@@ -83,13 +107,22 @@ def check_bind(settings: GatewaySettings) -> None:
     """Refuse to listen beyond this machine while anybody could use the service.
 
     Raises:
-        InvalidParameter: the host is not a loopback address and no API key is configured.
+        InvalidParameter: the host is not a loopback address and nobody would be asked for a key,
+            or the key file is open to others.
     """
-    if _is_loopback(settings.host) or settings.api_keys or settings.allow_public_bind:
+    asks = bool(settings.api_keys) or settings.oidc is not None or _has_keys(settings.key_path)
+    if _is_loopback(settings.host) or asks or settings.allow_public_bind:
         return
     raise InvalidParameter(
-        f"refusing to listen on '{settings.host}' without an API key: set ATELIER_API_KEYS to a "
-        'JSON list of SHA-256 digests (["<sha256 of your key>"]), listen on 127.0.0.1, or set '
-        "ATELIER_ALLOW_PUBLIC_BIND=true where something in front checks who is asking",
+        f"refusing to listen on '{settings.host}' without an API key: make one with `atelier keys "
+        "create NAME`, listen on 127.0.0.1, or set ATELIER_ALLOW_PUBLIC_BIND=true where something "
+        "in front checks who is asking",
         param="host",
     )
+
+
+def _has_keys(path: Path) -> bool:
+    try:
+        return bool(read_key_file(path).keys)
+    except FileNotFoundError:
+        return False

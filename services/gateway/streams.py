@@ -17,7 +17,8 @@ from services.core.errors import AtelierError, Canceled
 from services.core.job import Call, Event, Watch
 from services.gateway.answers import finite
 from services.gateway.dispatch import attended, awaited, ended, time_limit
-from services.gateway.errors import envelope, status_of
+from services.gateway.envelopes import envelope
+from services.gateway.errors import status_of
 from services.gateway.exchange import Exchange, Gateway, exchange_of
 from services.gateway.negotiation import EVENT_STREAM
 
@@ -50,13 +51,14 @@ async def open_stream(
     """
     limit = time_limit(gateway, call)
     ends = None if limit is None else time.monotonic() + limit
-    events = gateway.backend.stream(call, watch)
+    exchange = exchange_of(request)
+    events = gateway.meter.stream(gateway.backend, exchange, call, watch)
     try:
-        first = await attended(gateway, request.receive, anext(events), limit)
+        first = await attended(gateway, exchange, request.receive, anext(events), limit)
     except BaseException:
         await events.aclose()
         raise
-    return EventStream(gateway, exchange_of(request), first, events, words, ends)
+    return EventStream(gateway, exchange, first, events, words, ends)
 
 
 class EventStream(Response):
@@ -97,7 +99,8 @@ class EventStream(Response):
         headers = [(k, v) for k, v in self.raw_headers if k != b"content-length"]
         start = {"type": "http.response.start", "status": 200, "headers": headers}
         try:
-            await attended(self._gateway, line, self._carry(start, send), limit)
+            work = self._carry(start, send)
+            await attended(self._gateway, self._exchange, line, work, limit)
         except AtelierError as error:
             self._exchange.fate = status = CLIENT_GONE if line.gone else status_of(error)
             body = envelope(status, error.message, error.code, error.param)

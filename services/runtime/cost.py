@@ -6,6 +6,7 @@ import bisect
 import time
 from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
+from typing import Any
 
 from services.core.engine import Engine
 from services.core.job import Job
@@ -94,6 +95,10 @@ class Costs:
         """Start from measured curves, or from none."""
         self._curves = dict(curves or {})
 
+    def add(self, measured: Costs) -> None:
+        """Take over what was measured later."""
+        self._curves |= measured._curves
+
     def curve(self, stage: str, key: Hashable) -> CostCurve:
         """The curve of a stage (``step`` or ``decode``); a guess where nothing was measured yet."""
         found = self._curves.get((stage, key))
@@ -105,18 +110,21 @@ class Costs:
         return found
 
 
-def measure(engine: Engine, device_lock: Lock) -> Costs:
+def measure(engine: Engine, rehearsal: Sequence[Job[Any]], device_lock: Lock) -> Costs:
     """Measure an engine's costs by its own rehearsal; also its warm-up.
 
     Args:
-        engine: set up, and not yet used by a loop.
+        engine: set up.
+        rehearsal: typical jobs, one for each kind of workload.
         device_lock: held for one evaluation at a time, so that other models go on between.
     """
     curves: dict[tuple[str, Hashable], CostCurve] = {}
-    for job in engine.rehearsal():
+    for job in rehearsal:
         load = engine.workload(job)
         if load.evaluations and ("step", load.step) not in curves:
             curves["step", load.step] = _measure(engine, job, engine.step, load.rows, device_lock)
+        if load.slices and ("slice", load.decode) not in curves:
+            curves["slice", load.decode] = _measure(engine, job, _a_slice(engine), 1, device_lock)
         if ("decode", load.decode) not in curves:
             curves["decode", load.decode] = _measure(engine, job, engine.decode, 1, device_lock)
     return Costs(curves)
@@ -124,7 +132,7 @@ def measure(engine: Engine, device_lock: Lock) -> Costs:
 
 def _measure(
     engine: Engine,
-    job: Job[object],
+    job: Job[Any],
     evaluate: Callable[[Sequence[Trajectory]], object],
     rows_each: int,
     device_lock: Lock,
@@ -136,6 +144,8 @@ def _measure(
             batch = engine.prepare([job] * size)
             if evaluate == engine.decode and not batch[0].finished:
                 engine.step(batch)  # a bound has at least one term
+            while evaluate == engine.decode and batch[0].slices_left > 0:
+                engine.decode_slice(batch)
         seconds = [_timed(evaluate, batch, device_lock) for _ in range(REPETITIONS)]
         rows = size * rows_each
         # Whatever else runs on the machine only ever adds time, so the least is the truest.
@@ -145,6 +155,17 @@ def _measure(
         if spent > MEASURING_SECONDS or points[rows] / rows > WORTHLESS * cheapest:
             break
     return CostCurve(points)
+
+
+def _a_slice(engine: Engine) -> Callable[[Sequence[Trajectory]], None]:
+    """The first slice of decoding, as often as it is asked for."""
+
+    def evaluate(batch: Sequence[Trajectory]) -> None:
+        for trajectory in batch:
+            trajectory.parts.clear()
+        engine.decode_slice(batch)
+
+    return evaluate
 
 
 def _timed(

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from services.core.trajectory import Result, Trajectory
 from services.runtime.admission import admit
 from services.runtime.batching import PREPARING, form_batch
 from services.runtime.caps import Kind
+from services.runtime.fairness import FairShare
 from services.runtime.registry import LoadedModel
 from services.runtime.ticket import Finished, Ticket
 
@@ -59,6 +60,10 @@ class Observer(Protocol):
         """Reserved device seconds and rows in flight have changed."""
         ...
 
+    def counted(self, model: str, counts: Mapping[str, int]) -> None:
+        """A model's running totals (`Engine.counts`), after rows of it were prepared."""
+        ...
+
 
 class Silence:
     """The observer that ignores everything."""
@@ -70,6 +75,9 @@ class Silence:
         """Ignore."""
 
     def queued(self, seconds: float, trajectories: int) -> None:
+        """Ignore."""
+
+    def counted(self, model: str, counts: Mapping[str, int]) -> None:
         """Ignore."""
 
 
@@ -108,6 +116,7 @@ class Loop:
         self._queue_seconds = queue_seconds
         self._observer = observer or Silence()
         self._tickets: dict[int, Ticket] = {}
+        self._shares = FairShare()
         self._reserved = 0.0
         self._changed = threading.Condition()
         self._closing = False
@@ -146,6 +155,7 @@ class Loop:
                 now,
                 queue_seconds=self._queue_seconds,
             )
+            self._shares.arrived(tickets, now)
             for ticket in tickets:
                 ticket.watcher = watcher
                 self._tickets[id(ticket)] = ticket
@@ -188,6 +198,7 @@ class Loop:
     def _ticket(self, model: LoadedModel, job: Job[Any], now: float) -> Ticket:
         load, curve = model.engine.workload(job), model.costs.curve
         step, decode = curve("step", load.step), curve("decode", load.decode)
+        part = curve("slice", load.decode) if load.slices else None
         ticket = Ticket(
             job=job,
             model=model,
@@ -199,6 +210,8 @@ class Loop:
             decode_work=decode.row_seconds(),
             step_solo=step.seconds(load.rows),
             decode_solo=decode.seconds(1),
+            slice_work=part.row_seconds() if part else 0.0,
+            slice_solo=part.seconds(1) if part else 0.0,
             touched=now,
         )
         if not ticket.binding:
@@ -220,7 +233,7 @@ class Loop:
             tickets = list(self._tickets.values())
         now = time.monotonic()
         current = [ticket for ticket in tickets if not self._dropped(ticket, now)]
-        batch = form_batch(current, now)
+        batch = form_batch(current, now, self._shares)
         if batch:
             self._evaluate(batch)
         return True
@@ -238,12 +251,14 @@ class Loop:
         return False
 
     def _evaluate(self, batch: Sequence[Ticket]) -> None:
-        """Prepare, step or decode one batch; every ticket of it is in the same stage."""
+        """Prepare, step or decode one batch, or a slice of it; all tickets are in one stage."""
         stage, engine = batch[0].stage, batch[0].model.engine
         if stage == "prepare":
             self._guarded(batch, lambda part: self._prepare(engine.prepare, part))
         elif stage == "step":
             self._guarded(batch, lambda part: engine.step(_trajectories(part)))
+        elif stage == "slice":
+            self._guarded(batch, lambda part: engine.decode_slice(_trajectories(part)))
         else:
             self._guarded(batch, lambda part: self._decode(engine.decode, part))
 
@@ -263,7 +278,9 @@ class Loop:
         for ticket, result in pairs:
             ticket.touched = now
             ticket.decode_seconds += now - started
-            self._settle(ticket, Finished(result, ticket.timings(now)), "succeeded")
+            ticket.device_seconds += (now - started) / len(batch)
+            finished = Finished(result, ticket.timings(now), ticket.device_seconds)
+            self._settle(ticket, finished, "succeeded")
 
     def _guarded(
         self, batch: Sequence[Ticket], evaluate: Callable[[Sequence[Ticket]], object]
@@ -295,28 +312,40 @@ class Loop:
         lead = batch[0]
         stage, key, model, rows = lead.stage, lead.key, lead.model, _rows(batch)
         kind = _kind(lead)
+        rows_each = [1 if stage == "prepare" else ticket.rows for ticket in batch]
         with self._device_lock:
             started = time.monotonic()
             evaluate(batch)
             ended = time.monotonic()
         seconds = ended - started
         model.caps.fitted(kind, rows)
-        for ticket in batch:
+        shares = [seconds * own / rows for own in rows_each]
+        self._shares.served(batch, shares)
+        for ticket, share in zip(batch, shares, strict=True):
             ticket.touched = ended
+            if stage != "decode":  # it has its outcome, with its share of the decoding
+                ticket.device_seconds += share
             if stage == "prepare":
                 ticket.prepare_seconds += seconds
             elif stage == "step":
                 ticket.step_seconds += seconds
+            elif stage == "slice":
+                ticket.decode_seconds += seconds
         with self._changed:
             self._evaluations[f"{model.id}/{stage}"] += 1
             if stage == "step":
                 self._reserved -= sum(ticket.step_work for ticket in batch)
+            elif stage == "slice":
+                self._reserved -= sum(ticket.slice_work for ticket in batch)
         limit = rows
         if stage != "prepare":
             curve = model.costs.curve(stage, key)
             curve.observe(rows, seconds)
             limit = curve.knee()
-        self._observer.evaluated(model.id, stage, rows, max(rows, limit), seconds)
+        shown = "decode" if stage == "slice" else stage
+        self._observer.evaluated(model.id, shown, rows, max(rows, limit), seconds)
+        if stage == "prepare":
+            self._observer.counted(model.id, model.engine.counts())
         if stage == "step":
             _tell_watchers(batch)
 
@@ -336,6 +365,7 @@ class Loop:
         with self._changed:
             del self._tickets[id(ticket)]
             ticket.model.live -= 1
+            self._shares.left(ticket, time.monotonic())
             self._reserved = self._reserved - ticket.remaining_work if self._tickets else 0.0
             self._observer.queued(self._reserved, len(self._tickets))
             self._changed.notify_all()

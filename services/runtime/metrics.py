@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.runtime.ticket import Ticket
@@ -59,6 +61,13 @@ class RuntimeMetrics:
         self._outcomes = Counter(
             "atelier_rows", "Rows by outcome.", ["model", "outcome"], registry=registry
         )
+        self._prompts = Counter(
+            "atelier_prompt_cache_lookups",
+            "Prompts looked up among those already encoded.",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self._counted: dict[tuple[str, str], int] = {}
         self._backlog = Gauge(
             "atelier_queue_device_seconds",
             "Predicted device seconds of accepted work.",
@@ -100,3 +109,12 @@ class RuntimeMetrics:
         """See `Observer.queued`."""
         self._backlog.set(seconds)
         self._trajectories.labels("accepted").set(trajectories)
+
+    def counted(self, model: str, counts: Mapping[str, int]) -> None:
+        """See `Observer.counted`; a total that fell is that of a model that was opened anew."""
+        for outcome, name in (("hit", "prompt_cache_hits"), ("miss", "prompt_cache_misses")):
+            total = counts.get(name, 0)
+            known = self._counted.get((model, outcome), 0)
+            self._counted[model, outcome] = total
+            if more := total - known if total >= known else total:
+                self._prompts.labels(model, outcome).inc(more)

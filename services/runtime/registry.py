@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock, RLock
+from typing import Any
 
 import torch
 
 from services.core.engine import Engine
 from services.core.errors import InvalidManifest, ModelNotFound
 from services.core.images import ImageLimits
+from services.core.job import Job
 from services.core.model import ModelInfo
 from services.core.source import ModelSource
 from services.core.validation import near
@@ -24,7 +26,8 @@ from services.runtime.cost import Costs, measure
 class LoadedModel:
     """An engine with what was measured of it.
 
-    ``caps`` are row limits that a lack of memory taught.
+    ``caps`` are row limits that a lack of memory taught; ``parts`` were opened late, see
+    `Engine.late_part`.
     """
 
     engine: Engine
@@ -35,6 +38,7 @@ class LoadedModel:
     used: float = 0.0
     live: int = 0
     opening: Lock = field(default_factory=Lock)
+    parts: set[str] = field(default_factory=set)
 
     @property
     def id(self) -> str:
@@ -138,10 +142,28 @@ class Registry:
                 started = time.monotonic()
                 self._make_room(model)
                 model.engine.setup()
-                model.costs = measure(model.engine, self._device_lock)
+                engine = model.engine
+                model.costs = measure(engine, engine.rehearsal(), self._device_lock)
                 model.ready = True
                 self._on_load(name, time.monotonic() - started)
         return model
+
+    def late_part(self, model: LoadedModel, job: Job[Any]) -> str | None:
+        """The part of a model that a job needs and that is not open yet; ``None`` for most jobs."""
+        part = model.engine.late_part(job)
+        return None if part in model.parts else part
+
+    def open_late(self, model: LoadedModel, part: str) -> None:
+        """Open a part of a model and measure its costs; others who need it wait.
+
+        Raises:
+            ModelError: see `Engine.open_late`.
+        """
+        with model.opening:
+            if part not in model.parts:
+                rehearsal = model.engine.open_late(part)
+                model.costs.add(measure(model.engine, rehearsal, self._device_lock))
+                model.parts.add(part)
 
     def _offers(self, name: str) -> bool:
         return name not in self._without and (self._only is None or name in self._only)
@@ -151,7 +173,9 @@ class Registry:
         if opened.family not in self._families:
             known = ", ".join(sorted(self._families))
             raise InvalidManifest(f"'{name}' is of family '{opened.family}'; known are {known}")
-        return self._families[opened.family](opened, self._device, self._limits)
+        engine = self._families[opened.family](opened, self._device, self._limits)
+        engine.device_lock = self._device_lock
+        return engine
 
     def _make_room(self, newcomer: LoadedModel) -> None:
         with self._lock:

@@ -14,10 +14,11 @@ from services.runtime.registry import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A result with the seconds that each stage took."""
+    """A result with the seconds that each stage took, and its own share of the device's."""
 
     result: Result
     timings: Timings
+    device_seconds: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -25,9 +26,10 @@ class Ticket:
     """What the loop knows of one job, from acceptance to outcome.
 
     ``deadline`` is on ``time.monotonic``; ``binding`` says whether the caller set it (then the job
-    is dropped once it has passed) or the loop did (then it only orders). ``step_work`` and
-    ``decode_work`` are the device seconds that were reserved for it, ``step_solo`` and
-    ``decode_solo`` the seconds that its evaluations would take with the device to itself.
+    is dropped once it has passed) or the loop did (then it only orders). ``step_work``,
+    ``slice_work`` and ``decode_work`` are the device seconds that were reserved for each evaluation
+    of it, ``step_solo``, ``slice_solo`` and ``decode_solo`` the seconds that one would take with
+    the device to itself. ``device_seconds`` is its share, by rows, of the evaluations so far.
     ``watcher`` is told, in the loop's thread, after each of its stepwise evaluations.
     """
 
@@ -41,12 +43,15 @@ class Ticket:
     decode_work: float
     step_solo: float
     decode_solo: float
+    slice_work: float = 0.0
+    slice_solo: float = 0.0
     future: Future[Finished] = field(default_factory=Future)
     trajectory: Trajectory | None = None
     touched: float = 0.0
     prepare_seconds: float = 0.0
     step_seconds: float = 0.0
     decode_seconds: float = 0.0
+    device_seconds: float = 0.0
     canceled: bool = False
     watcher: Callable[[Ticket], None] | None = None
 
@@ -61,26 +66,37 @@ class Ticket:
         return self.workload.evaluations - done
 
     @property
+    def remaining_slices(self) -> int:
+        """Slices of its decoding still to come."""
+        return self.workload.slices if self.trajectory is None else self.trajectory.slices_left
+
+    @property
     def remaining_work(self) -> float:
         """Device seconds still reserved."""
-        return self.remaining_evaluations * self.step_work + self.decode_work
+        steps = self.remaining_evaluations * self.step_work
+        return steps + self.remaining_slices * self.slice_work + self.decode_work
 
     @property
     def remaining_solo(self) -> float:
         """Predicted seconds to the end if it had the device to itself."""
-        return self.remaining_evaluations * self.step_solo + self.decode_solo
+        return self.remaining_evaluations * self.step_solo + self.decoding_solo
+
+    @property
+    def decoding_solo(self) -> float:
+        """Predicted seconds of what is left of its decoding, with the device to itself."""
+        return self.remaining_slices * self.slice_solo + self.decode_solo
 
     @property
     def stage(self) -> str:
-        """What it needs next: ``prepare``, ``step`` or ``decode``."""
-        if self.trajectory is None:
-            return "prepare"
-        return "decode" if self.trajectory.finished else "step"
+        """What it needs next: ``prepare``, ``step``, ``slice`` or ``decode``."""
+        return "prepare" if self.trajectory is None else self.target
 
     @property
     def target(self) -> str:
-        """The evaluation that it waits for, once it is prepared: ``step`` or ``decode``."""
-        return "step" if self.remaining_evaluations > 0 else "decode"
+        """What it waits for, once it is prepared: ``step``, ``slice`` or ``decode``."""
+        if self.remaining_evaluations > 0:
+            return "step"
+        return "slice" if self.remaining_slices > 0 else "decode"
 
     @property
     def key(self) -> Hashable:

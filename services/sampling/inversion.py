@@ -10,7 +10,7 @@ from services.core.errors import InvalidParameter
 from services.sampling.one_step import deterministic
 from services.sampling.plan import Plan, Row, make
 from services.sampling.samplers import make_plan
-from services.sampling.schedule import Grid, Schedule
+from services.sampling.schedule import Flow, Grid, Schedule
 from services.sampling.sigma_schedules import SigmaSchedule
 
 
@@ -31,17 +31,28 @@ def make_way(
         schedule: see `make_plan`.
         steps: of the whole way from noise.
         sigma_schedule: see `make_plan`.
-        strength: in (0, 1], how much of that way is gone; at least its last step.
+        strength: in (0, 1], how much of that way is gone; see `steps_gone`.
         inverts: whether it begins with a climb; see `there_and_back`.
 
     Raises:
         InvalidParameter: see both.
     """
     plan = make_plan(sampler, schedule, steps, sigma_schedule)
-    kept = min(steps, max(1, round(steps * strength)))
+    kept = steps_gone(schedule, steps, strength)
     if kept < steps:
         plan = plan.from_step(steps - kept)
     return there_and_back(schedule, plan) if inverts else (plan, 0)
+
+
+def steps_gone(schedule: Schedule, steps: int, strength: float) -> int:
+    """How many of a way's steps an edit of some strength goes; at least the last.
+
+    A part of a step counts as diffusers' pipelines count it: those of flows take it whole, all
+    others leave it out.
+    """
+    whole = steps * strength
+    kept = steps - int(steps - whole) if isinstance(schedule, Flow) else int(whole)
+    return min(steps, max(1, kept))
 
 
 def there_and_back(schedule: Schedule, descent: Plan) -> tuple[Plan, int]:

@@ -141,6 +141,11 @@ def sigma_schedules_for(schedule: Schedule) -> tuple[SigmaSchedule, ...]:
     return tuple(name for name in SIGMA_SCHEDULES if aligned or name != "align_your_steps")
 
 
+def takes_levels(sampler: SamplerName) -> bool:
+    """Whether a sampler can visit the levels of a sigma schedule."""
+    return _SAMPLERS[sampler].any_levels
+
+
 @lru_cache(maxsize=256)
 def make_plan(
     sampler: str, schedule: Schedule, steps: int, sigma_schedule: SigmaSchedule | None = None

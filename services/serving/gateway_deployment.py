@@ -11,7 +11,9 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from services.gateway.app import create_app
+from services.gateway.exchange import InFlight, nowhere
 from services.gateway.settings import GatewaySettings
+from services.serving.cascade import Cascades
 from services.serving.edge import EDGE_VARIABLE
 from services.serving.handle_backend import HandleBackend
 from services.serving.local import local_backend, open_store
@@ -19,6 +21,7 @@ from services.serving.pools import Pools, Route
 from services.serving.process_metrics import ProcessMetrics
 from services.serving.settings import Deployment
 from services.serving.shared_metrics import SharedMetrics, make_folder
+from services.serving.siblings import withdraw_elsewhere
 
 
 class GatewayReplica:
@@ -31,6 +34,8 @@ class GatewayReplica:
         own_id = {"emit_request_id": EDGE_VARIABLE in os.environ}
         self._settings = GatewaySettings(**{**own_id, **settings.gateway})
         make_folder(os.environ)
+        self._in_flight = InFlight()
+        self._elsewhere = withdraw_elsewhere if settings.gateway_replicas > 1 else nowhere
         self._registry = CollectorRegistry()
         metrics = ProcessMetrics(self._registry)
         self._fused = [
@@ -61,7 +66,17 @@ class GatewayReplica:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve after construction."""
-        return create_app(self._pools, self._settings, metrics=SharedMetrics(self._registry))
+        return create_app(
+            Cascades(self._pools),
+            self._settings,
+            metrics=SharedMetrics(self._registry),
+            in_flight=self._in_flight,
+            elsewhere=self._elsewhere,
+        )
+
+    async def withdraw(self, request_id: str, owner: str) -> bool:
+        """Asked by another replica, which was told to withdraw a request that may be ours."""
+        return self._in_flight.withdraw(request_id, owner)
 
     def check_health(self) -> None:
         """Called by Serve: a replica with a stalled loop is replaced.

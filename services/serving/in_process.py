@@ -165,7 +165,8 @@ class InProcessBackend:
     async def model(self, name: str) -> ModelInfo:
         """See `Backend.model`."""
         info = self.registry.describe(name)
-        return replace(info, loaded=name in self.registry.loaded())
+        adapters = tuple(self.registry.find(name).engine.adapters())
+        return replace(info, loaded=name in self.registry.loaded(), adapters=adapters)
 
     async def status(self) -> Sequence[PoolStatus]:
         """See `Backend.status`."""
@@ -221,7 +222,12 @@ class InProcessBackend:
         arrived = time.monotonic()
         model = await self._load(call.model)
         deadline = None if call.deadline is None else arrived + call.deadline
-        return model, await self._jobs(model, call, deadline)
+        jobs = await self._jobs(model, call, deadline)
+        part = self.registry.late_part(model, jobs[0])
+        if part is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, self.registry.open_late, model, part)
+        return model, jobs
 
     def _place(self, tickets: Sequence[Ticket]) -> Queued:
         status, rows = self.loop.status(), len(tickets)
@@ -230,17 +236,19 @@ class InProcessBackend:
     async def _deliver(self, call: Call, tickets: Sequence[Ticket], mailbox: Mailbox) -> None:
         """Put each row's image into the mailbox as soon as it is done, and the end after them."""
 
-        async def one(row: int, ticket: Ticket) -> Timings:
+        async def one(row: int, ticket: Ticket) -> Finished:
             finished = await asyncio.wrap_future(ticket.future)
             (item,), seconds = await self._encoded([finished], call.encoding)
             mailbox.put(RowFinished(row, item))
-            return replace(finished.timings, encode=seconds)
+            return replace(finished, timings=replace(finished.timings, encode=seconds))
 
         rows = [asyncio.create_task(one(*place)) for place in enumerate(tickets)]
         try:
-            timings = await asyncio.gather(*rows)
-            encode = sum(t.encode for t in timings)
-            mailbox.put(CallFinished(call.model, _slowest(timings, encode)))
+            done = await asyncio.gather(*rows)
+            timings = [f.timings for f in done]
+            slowest = _slowest(timings, sum(t.encode for t in timings))
+            used = sum(f.device_seconds for f in done)
+            mailbox.put(CallFinished(call.model, slowest, device_seconds=used))
         except Exception as error:  # noqa: BLE001 - the reader is who has to know
             mailbox.fail(error)
         finally:
@@ -303,7 +311,9 @@ class InProcessBackend:
 
     async def _answer(self, call: Call, finished: Sequence[Finished]) -> Answer:
         items, seconds = await self._encoded(finished, call.encoding)
-        return Answer(call.model, items, _slowest([f.timings for f in finished], seconds))
+        timings = _slowest([f.timings for f in finished], seconds)
+        used = sum(f.device_seconds for f in finished)
+        return Answer(call.model, items, timings, device_seconds=used)
 
 
 def _pixels(call: Call) -> int:
@@ -311,7 +321,7 @@ def _pixels(call: Call) -> int:
 
     Files that cannot be read count nothing; they are refused without being decoded.
     """
-    files = [*call.images, *([call.mask] if call.mask else [])]
+    files = [*call.images, *([call.mask] if call.mask else []), *call.controls]
     total = 0
     for data in files:
         try:

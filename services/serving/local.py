@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from model_store.store import Store, default_root
+from services.core.cores import usable_cores
 from services.core.images import ImageLimits
 from services.families import discover
 from services.serving.in_process import InProcessBackend, PoolSettings
@@ -18,7 +19,12 @@ from services.serving.store_source import StoreSource
 
 def cores() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
+
+
+def threads_of(pool: Pool) -> int:
+    """The most threads of one network evaluation: what a pool asks for, never more than cores."""
+    return min(pool.threads or cores(), cores())
 
 
 def pick_device(name: str) -> torch.device:
@@ -54,7 +60,9 @@ def local_backend(
     # The loop's own tensors are small: threads would cost more than they give, and the networks
     # have their own.
     torch.set_num_threads(1)
-    source = StoreSource(store or open_store(None), threads=pool.threads or cores())
+    source = StoreSource(
+        store or open_store(None), threads=threads_of(pool), torch_options=pool.torch
+    )
     return InProcessBackend(
         source,
         discover(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from threading import Lock
 
 from prometheus_client import CollectorRegistry
@@ -49,6 +50,10 @@ class PoolMetrics:
     def queued(self, seconds: float, trajectories: int) -> None:
         """See `Observer.queued`."""
         self._process.queued(self._name, seconds, trajectories)
+
+    def counted(self, model: str, counts: Mapping[str, int]) -> None:
+        """See `Observer.counted`."""
+        self._metrics.counted(model, counts)
 
     def loaded(self, model: str, seconds: float) -> None:
         """A model is ready to work."""

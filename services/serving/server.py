@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from services.core.errors import InvalidParameter
+from services.gateway.settings import GatewaySettings, check_bind
 from services.serving import leftovers
 from services.serving.environment import prepare
 
@@ -73,6 +74,7 @@ def run(
     config = read_config(config_path)
     http = {"host": "127.0.0.1", "port": 8000, **config.get("http_options", {})}
     http |= {k: v for k, v in (("host", host), ("port", port)) if v is not None}
+    _check_bind(config, http)
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
@@ -161,6 +163,13 @@ def _stop() -> None:
                 serve.delete(name)
         # Not by serve.shutdown: it ends the controller and then waits for the controller's answer.
         ray.shutdown()
+
+
+def _check_bind(config: dict[str, Any], http: dict[str, Any]) -> None:
+    """Refuse at once what the application would refuse once Ray runs."""
+    for application in config["applications"]:
+        gateway = application.get("args", {}).get("gateway", {})
+        check_bind(GatewaySettings(**{**gateway, **_bind(http)}))
 
 
 def _bind(http: dict[str, Any]) -> dict[str, Any]:

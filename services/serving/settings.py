@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 
+from model_store.manifest import TorchOptions
 from services.serving.in_process import EVERY_MODEL
 
 
@@ -32,7 +33,10 @@ class Pool(_Strict):
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
         num_gpus: share of a GPU that each replica asks Ray for.
         num_cpus: CPU cores that each replica asks Ray for.
-        threads: CPU threads of one network evaluation; 0 for all cores.
+        threads: the most CPU threads of one network evaluation, 0 for as many as the process may
+            use; how many each network is worth is measured when it is loaded.
+        torch: by model, options that take the place of the manifest's own for networks that run on
+            torch; ``*`` for every model that is not named.
         queue_seconds: the most predicted device time of accepted work.
         max_loaded: models held at once; the least recently used idle one leaves first.
         max_ongoing_requests: requests that a replica holds; it queues them itself.
@@ -49,6 +53,7 @@ class Pool(_Strict):
     num_gpus: Annotated[float, Field(ge=0)] = 0
     num_cpus: Annotated[float, Field(ge=0)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
+    torch: dict[str, TorchOptions] = {}
     queue_seconds: Annotated[float, Field(gt=0)] = 30.0
     max_loaded: Annotated[int, Field(ge=1)] = 64
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 4096
@@ -56,6 +61,10 @@ class Pool(_Strict):
     autoscaling: Autoscaling | None = None
     drain_seconds: Annotated[float, Field(ge=0)] = 20.0
     stall_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+    @field_serializer("torch")
+    def _only_what_is_set(self, torch: dict[str, TorchOptions]) -> dict[str, Any]:
+        return {name: options.model_dump(exclude_unset=True) for name, options in torch.items()}
 
     @property
     def takes_the_rest(self) -> bool:

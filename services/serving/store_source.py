@@ -6,17 +6,25 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from threading import Lock
 
 import torch
 
-from model_store.manifest import Manifest
+from model_store.adapters.opening import Opened, with_adapters
+from model_store.adapters.resident import ResidentAdapters
+from model_store.manifest import Manifest, TorchOptions
 from model_store.networks.component_opening import prompt_encoder_of
-from model_store.networks.opening import differentiable_networks, open_model, opened
+from model_store.networks.opening import (
+    differentiable_networks,
+    open_model,
+    opened,
+    torch_options,
+)
+from model_store.reading import StoredFiles
 from model_store.store import Store
 from services.core.network import Network, OpenedModel
 
+EVERY_OTHER = "*"
 LOOK_SECONDS = 0.2
 """A model that was changed or removed is noticed after this long at the latest."""
 
@@ -35,12 +43,24 @@ class StoreSource:
 
     Args:
         store: where the models are.
-        threads: how many threads a network may use on the CPU.
+        threads: the most threads that a network may use on the CPU.
+        torch_options: by model, what takes the place of the manifest's own `torch` options; ``*``
+            for every model that is not named.
     """
 
-    def __init__(self, store: Store, *, threads: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        threads: int,
+        torch_options: Mapping[str, TorchOptions] | None = None,
+    ) -> None:
         self._store, self._threads = store, threads
+        self._torch_options = torch_options or {}
         self._looks: dict[str, _Look] = {}
+        self._adapters: ResidentAdapters[Opened] = ResidentAdapters(
+            store.limits.resident_adapter_bytes
+        )
 
     def names(self) -> Sequence[str]:
         """See `ModelSource.names`."""
@@ -62,14 +82,26 @@ class StoreSource:
     def open(self, name: str, device: torch.device) -> OpenedModel:
         """See `ModelSource.open`."""
         manifest = self._store.get(name)
+        overrides = self._torch_options.get(name, self._torch_options.get(EVERY_OTHER))
 
         def networks() -> Mapping[str, Network]:
-            return open_model(self._store, name, device, threads=self._threads).networks
+            return open_model(
+                self._store, name, device, threads=self._threads, overrides=overrides
+            ).networks
 
         gradients = differentiable_networks(self._store, manifest, device, threads=self._threads)
-        read = partial(self._store.read, name)
-        encoder = prompt_encoder_of(manifest, read, self._store.limits, device)
-        return opened(manifest, LazyNetworks(manifest.networks, networks), gradients, encoder)
+        read = StoredFiles(self._store, name)
+        encoder = prompt_encoder_of(
+            manifest, read, self._store.limits, device, torch_options(manifest, overrides)
+        )
+        return with_adapters(
+            opened(manifest, LazyNetworks(manifest.networks, networks), gradients, encoder),
+            self._store,
+            manifest,
+            device,
+            threads=self._threads,
+            resident=self._adapters,
+        )
 
 
 class LazyNetworks(Mapping[str, Network]):

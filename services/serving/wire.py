@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from services.core.adapters import AdapterInfo
 from services.core.backend import PoolStatus
 from services.core.errors import AtelierError, from_json
 from services.core.job import (
@@ -43,6 +44,7 @@ def unpack_call(plain: Plain) -> Call:
             **plain,
             "task": Task(plain["task"]),
             "images": tuple(plain["images"]),
+            "controls": tuple(plain.get("controls", ())),
             "encoding": Encoding(**plain["encoding"]),
         }
     )
@@ -68,6 +70,7 @@ def unpack_outcome(plain: Plain) -> Answer:
         model=answer["model"],
         items=tuple(Item(**item) for item in answer["items"]),
         timings=Timings(**answer["timings"]),
+        device_seconds=answer["device_seconds"],
     )
 
 
@@ -104,7 +107,10 @@ def pack_model(info: ModelInfo) -> Plain:
 def unpack_model(plain: Plain) -> ModelInfo:
     """The inverse of `pack_model`."""
     lists = ("tasks", "conditioning", "resolution", "labels")
-    return ModelInfo(**{**plain, **{name: tuple(plain[name]) for name in lists}})
+    adapters = tuple(AdapterInfo(**adapter) for adapter in plain.get("adapters", ()))
+    return ModelInfo(
+        **{**plain, **{name: tuple(plain[name]) for name in lists}, "adapters": adapters}
+    )
 
 
 def pack_status(status: PoolStatus) -> Plain:

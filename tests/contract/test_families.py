@@ -23,41 +23,58 @@ from services.families.latent import MAX_FRAMES, MAX_IMAGES
 from services.sampling.samplers import samplers_for
 from services.sampling.schedule import VariancePreserving
 from services.serving.in_process import InProcessBackend
-from tests.engines import MODELS, ask, call, carry, one_of_each, ready, some_pixels
+from tests.engines import ask, call, carry, ready, some_pixels
+from tests.tiny_models import MODELS, one_of_each
 
 FAMILIES = pytest.mark.parametrize("family", sorted(discover()))
 EVERY_OPERATION = (
     "generate", "likelihood", "encode", "interpolate", "variation", "inpaint", "outpaint", "invert",
-    "reconstruct",
+    "reconstruct", "super_resolution",
 )  # fmt: skip
 WITHOUT_IMAGE = ("generate", "interpolate")
 
 
 @pytest.fixture
 def engine(family: str) -> Engine:
-    assert family in MODELS, f"give the family '{family}' a tiny model in tests/engines.py"
+    assert family in MODELS, f"give the family '{family}' a tiny model in tests/tiny_models.py"
     return ready(MODELS[family]())
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model's images look like, and which operations it has."""
+    """What a model's images look like, and which operations it has.
+
+    ``shrunken`` is by how much smaller the images are that it is given than those that it makes.
+    """
 
     model: str
     channels: int
     height: int
     width: int
     operations: dict[str, dict[str, Any]]
+    shrunken: int = 1
+
+    @property
+    def counted(self) -> str:
+        """An operation that makes ``n`` images."""
+        return "generate" if "generate" in self.operations else min(self.operations)
 
 
 def shape_of(engine: Engine) -> Shape:
     info = engine.describe()
-    return Shape(info.id, info.channels, *info.resolution, operations=info.operations)
+    return Shape(
+        info.id,
+        info.channels,
+        *info.resolution,
+        operations=info.operations,
+        shrunken=info.limits.get("factor", 1),
+    )
 
 
 def minimal(shape: Shape, name: str, seed: int = 0, **parameters: Any) -> Call:
     """The smallest call of an operation; images and a mask where its kind needs them."""
-    image = some_pixels(shape.channels, shape.height, shape.width, seed=seed)
+    sides = shape.height // shape.shrunken, shape.width // shape.shrunken
+    image = some_pixels(shape.channels, *sides, seed=seed)
     needs_image = name not in WITHOUT_IMAGE
     mask = None
     if name == "outpaint":
@@ -88,7 +105,7 @@ def test_a_model_describes_itself_as_plain_json(engine: Engine) -> None:
     info = engine.describe()
     assert json.loads(json.dumps(info.operations))
     assert set(info.operations) == set(engine.operations())
-    assert "generate" in info.tasks
+    assert set(info.tasks) & {"generate", "edit"}
     assert info.likelihood in ("exact", "lower_bound", "estimate", "none")
     assert (info.likelihood == "none") == ("likelihood" not in info.operations)
     assert info.family in discover()
@@ -137,7 +154,9 @@ def test_same_seed_same_answer_and_another_seed_another_image(engine: Engine) ->
     for name in engine.operations():
         first, second = (carry(engine, engine.jobs(minimal(shape, name))) for _ in range(2))
         assert all(same(a, b) for a, b in zip(first, second, strict=True)), name
-    one, other = (ask(engine, "generate", seed=seed)[0] for seed in (1, 2))
+    image = some_pixels(shape.channels, shape.height // shape.shrunken, shape.width)
+    needed = () if shape.counted in WITHOUT_IMAGE else (image,)
+    one, other = (ask(engine, shape.counted, images=needed, seed=seed)[0] for seed in (1, 2))
     assert not same(one, other)
 
 
@@ -211,10 +230,11 @@ def test_unknown_fields_wrong_types_and_impossible_numbers_are_refused_by_name(
             assert caught.value.param == field
     for field, value in (("n", 0), ("n", MAX_IMAGES + 1), ("n", 1e300), ("n", None)):
         with pytest.raises(InvalidParameter) as caught:
-            engine.jobs(minimal(shape, "generate", **{field: value}))
+            engine.jobs(minimal(shape, shape.counted, **{field: value}))
         assert caught.value.param == field
-    with pytest.raises(InvalidParameter):
-        engine.jobs(minimal(shape, "interpolate", n=MAX_FRAMES + 1))
+    if "interpolate" in engine.operations():
+        with pytest.raises(InvalidParameter):
+            engine.jobs(minimal(shape, "interpolate", n=MAX_FRAMES + 1))
 
 
 def _fields(value: Call) -> dict[str, Any]:
@@ -223,14 +243,16 @@ def _fields(value: Call) -> dict[str, Any]:
 
 @FAMILIES
 def test_an_edit_without_an_operation_is_told_which_there_are(engine: Engine) -> None:
-    with pytest.raises(InvalidParameter, match="interpolate") as caught:
+    edits = [name for name in engine.operations() if engine.task_of(name) is Task.EDIT]
+    with pytest.raises(InvalidParameter, match=edits[-1]) as caught:
         engine.jobs(Call("edit", engine.model.id, Task.EDIT))
     assert caught.value.param == "operation"
 
 
 @FAMILIES
 def test_n_rows_have_consecutive_seeds_and_places(engine: Engine) -> None:
-    jobs: list[Job[Any]] = engine.jobs(minimal(shape_of(engine), "generate", seed=40, n=3))
+    shape = shape_of(engine)
+    jobs: list[Job[Any]] = engine.jobs(minimal(shape, shape.counted, seed=40, n=3))
     assert [(job.seed, job.index) for job in jobs] == [(40, 0), (41, 1), (42, 2)]
     assert len({job.id for job in jobs}) == 3
 
@@ -276,11 +298,20 @@ def diffusion_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
     return fields
 
 
+def super_resolution_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
+    return {
+        "sampler": draw(st.sampled_from(SAMPLERS)),
+        "steps": draw(st.integers(1, 5)),
+        "n": draw(st.integers(1, 3)),
+    }
+
+
 FIELDS: dict[str, Callable[[Callable[[Any], Any], str], dict[str, Any]]] = {
     "gan": gan_fields,
     "vae": likelihood_samples,
     "flow": likelihood_samples,
     "diffusion": diffusion_fields,
+    "super_resolution": super_resolution_fields,
 }
 """What requests of a family vary in, beyond seeds and counts."""
 

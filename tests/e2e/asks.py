@@ -19,7 +19,9 @@ from services.core.model import ModelInfo
 
 WITHOUT_NOISE = ("ddim", "euler", "heun", "dpmpp_2m", "unipc", "lms")
 SAMPLERS = (*WITHOUT_NOISE, "ddpm", "euler_ancestral", "dpmpp_2m_sde")
-TAKE_AN_IMAGE = ("variation", "inpaint", "outpaint", "invert", "reconstruct", "likelihood")
+TAKE_AN_IMAGE = (
+    "variation", "inpaint", "outpaint", "invert", "reconstruct", "likelihood", "super_resolution",
+)  # fmt: skip
 SCALES = (1.0, 1.0, 1.5, 3.0, 7.5)
 COLORS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "triangle", "star")
@@ -139,13 +141,17 @@ class Mix:
             wanted["n"] = self.source.randint(2 if name == "interpolate" else 1, 3)
         if "prompt" in fields and "text" not in model.conditioning:
             wanted = {k: v for k, v in wanted.items() if "prompt" not in k}
-        if model.labels and "label" in fields:
+        if "sampler" in wanted:
+            fitting = [name for name in SAMPLERS if name in model.limits["samplers"]]
+            wanted["sampler"] = self.source.choice(fitting)
+        if model.labels and "label" in fields and name != "likelihood":
             wanted["label"] = self.source.choice(model.labels)
         side = model.resolution[0]
         if name == "outpaint":
             wanted["left"] = side // 4
         if name == "invert":
-            wanted["sampler"] = self.source.choice(WITHOUT_NOISE)
+            fitting = [name for name in WITHOUT_NOISE if name in model.limits["samplers"]]
+            wanted["sampler"] = self.source.choice(fitting)
         several = 2 if name in ("reconstruct", "likelihood") else 1
         count = self.source.randint(1, several) if name in TAKE_AN_IMAGE else 0
         return Ask(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from tests.unit.tiny_networks import CLASSES, Generator, write_model
 
 PLACEMENTS = ("fused", "apart")
 TIGHT_QUEUE_SECONDS = 2.0
+GATEWAYS = 2
 
 APART = [
     {"name": "default", "placement": "apart", "models": ["*"], "preload": ["*"], "num_cpus": 0.5},
@@ -59,23 +61,37 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def apart_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default config with its pools placed apart."""
+def _config(folder: Path, **arguments: Any) -> Path:
+    """The default config with some of the application's arguments changed."""
     config = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
-    config["applications"][0]["args"]["pools"] = APART
-    path = tmp_path_factory.mktemp("config") / "apart.yaml"
+    config["applications"][0]["args"] |= arguments
+    path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
 
 
 @pytest.fixture(scope="session")
-def servers(store: Path, apart_config: Path) -> Iterator[Servers]:
+def apart_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default config with its pools placed apart."""
+    return _config(tmp_path_factory.mktemp("apart"), pools=APART)
+
+
+@pytest.fixture(scope="session")
+def several_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with several replicas of the gateway, and one model loaded at the start."""
+    pools = [{**APART[0], "preload": ["shapes-ldm"], "queue_seconds": 3600.0}]
+    folder = tmp_path_factory.mktemp("several")
+    return _config(folder, pools=pools, gateway_replicas=GATEWAYS)
+
+
+@pytest.fixture(scope="session")
+def servers(store: Path, apart_config: Path, several_config: Path) -> Iterator[Servers]:
     """The servers by placement."""
     found = Servers(
         {
             "fused": lambda: atelier_serve(ROOT / "deploy" / "serve.yaml", store),
             "apart": lambda: atelier_serve(apart_config, store),
+            "several": lambda: atelier_serve(several_config, store),
         }
     )
     yield found

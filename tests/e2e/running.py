@@ -65,7 +65,8 @@ class Server:
         # Directly below the system's: the names of sockets are limited in length.
         self.folder = Path(tempfile.mkdtemp(prefix="e2e-"))
         self._log = self.folder.with_suffix(".log").open("w+", encoding="utf-8", errors="replace")
-        own = {"TMPDIR": str(self.folder), **(environment or {})}
+        own = {"TMPDIR": str(self.folder), "ATELIER_KEY_FILE": str(self.folder / "keys.json")}
+        own |= environment or {}
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ATELIER_", "RAY_"))}
         started = time.monotonic()
         self.process = subprocess.Popen(

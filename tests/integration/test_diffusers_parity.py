@@ -3,93 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers import AysSchedules
 
-from model_store.addition import add_model
-from model_store.importers.pipelines import import_pipeline
-from model_store.limits import StoreLimits
-from model_store.networks.opening import open_model
-from model_store.store import Store
 from services.core.engine import Engine
 from services.core.errors import InvalidParameter
-from services.core.images import ImageLimits
 from services.families import discover
+from services.families.diffusion.engine import DiffusionEngine
+from services.families.diffusion.parameters import Generate
 from services.serving.in_process import InProcessBackend, PoolSettings
 from services.serving.store_source import StoreSource
 from tests import tiny_pipelines
-from tests.engines import CPU, ask, call, some_pixels
-
-THREADS = 1
-LATENTS = 1e-4
-PIXELS = 1 / 255 + 1e-6
-
-Make = Callable[[Path], Any]
+from tests.engines import ask, call, some_pixels
+from tests.pipeline_shelf import LATENTS, PIXELS, THREADS, Make, Shelf, generator, ours
 
 
-class Shelf:
-    """Tiny pipelines by name: saved, added to a store and opened when first asked for.
-
-    Those that differ in their scheduler alone share the networks of the first of them.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.store = root, Store(root / "store", catalogs=())
-        self._known: dict[str, tuple[Any, Engine]] = {}
-
-    def get(self, name: str, make: Make, *, like: str | None = None) -> tuple[Any, Engine]:
-        """The pipeline of diffusers, and our engine for the folder that it saved."""
-        if name not in self._known:
-            pipeline = make(self.root / name)
-            if like is None:
-                add_model(self.store, self.root / name, threads=THREADS)
-                model = open_model(self.store, name, CPU, threads=THREADS)
-            else:
-                draft = import_pipeline(self.root / name, StoreLimits(), name=name)
-                model = replace(self._known[like][1].model, options=draft.manifest.options)
-            engine = discover()[model.family](model, CPU, ImageLimits())
-            engine.setup()
-            self._known[name] = pipeline, engine
-        return self._known[name]
-
-    def of(self, name: str) -> tuple[Any, Engine]:
-        """One of `TEXT`."""
-        like = "sd-ddim" if name.startswith("sd-") and name != "sd-ddim" else None
-        if like is not None:
-            self.of(like)
-        return self.get(name, TEXT[name][0], like=like)
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(cache))
-        yield Shelf(tmp_path_factory.mktemp("pipelines"))
-
-
-def ours(engine: Engine, **parameters: Any) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:
-    """The last state, and the image as numbers from 0 to 1, channels last."""
-    (job,) = engine.jobs(call("generate", **parameters))
-    (trajectory,) = engine.prepare([job])
-    while not trajectory.finished:
-        engine.step([trajectory])
-    state = trajectory.x.clone()
-    (result,) = engine.decode([trajectory])
-    assert result.pixels is not None
-    return state, result.pixels.transpose(1, 2, 0) / 255
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def of(shelf: Shelf, name: str) -> tuple[Any, Engine]:
+    """One of `TEXT`."""
+    like = "sd-ddim" if name.startswith("sd-") and name != "sd-ddim" else None
+    if like is not None:
+        of(shelf, like)
+    return shelf.get(name, TEXT[name][0], like=like)
 
 
 def with_scheduler(kind: Any, **changes: Any) -> Make:
@@ -111,18 +51,36 @@ TEXT: dict[str, tuple[Make, dict[str, Any]]] = {
         with_scheduler(diffusers.DPMSolverMultistepScheduler, timestep_spacing="linspace"),
         {"guidance_scale": 3.0, "negative_prompt": "ugly"},
     ),
+    "sd-karras": (
+        with_scheduler(diffusers.EulerDiscreteScheduler, use_karras_sigmas=True),
+        {"guidance_scale": 2.0},
+    ),
+    "sd-stochastic": (
+        with_scheduler(
+            diffusers.DPMSolverMultistepScheduler,
+            algorithm_type="sde-dpmsolver++",
+            final_sigmas_type="sigma_min",
+        ),
+        {"guidance_scale": 2.0},
+    ),
     "sd-pndm": (with_scheduler(diffusers.PNDMScheduler), {"guidance_scale": 7.5}),
     "sdxl": (tiny_pipelines.stable_diffusion_xl, {"guidance_scale": 5.0}),
     "pixart": (
         tiny_pipelines.pixart,
         {"guidance_scale": 4.5, "negative_prompt": "ugly"},
     ),
+    "pixart-sigma": (tiny_pipelines.pixart_sigma, {"guidance_scale": 4.5}),
     "sd3": (tiny_pipelines.stable_diffusion_3, {"guidance_scale": 7.0}),
+    "sd3-small": (
+        partial(tiny_pipelines.stable_diffusion_3, t5=False),
+        {"guidance_scale": 5.0, "negative_prompt": "ugly"},
+    ),
     "flux-dev": (tiny_pipelines.flux, {"guidance_scale": 3.5}),
     "flux-schnell": (partial(tiny_pipelines.flux, guided=False), {}),
 }
 OWN: dict[str, dict[str, Any]] = {
     "pixart": {"use_resolution_binning": False, "clean_caption": False},
+    "pixart-sigma": {"use_resolution_binning": False, "clean_caption": False},
     "sd3": {},
     "flux-dev": {"height": 16, "width": 16},
     "flux-schnell": {"height": 16, "width": 16},
@@ -130,14 +88,14 @@ OWN: dict[str, dict[str, Any]] = {
 """What only diffusers' pipeline is to be told."""
 
 
-LARGE = {"sdxl", "pixart", "sd3", "flux-dev", "flux-schnell"}
+LARGE = {"sdxl", "pixart", "pixart-sigma", "sd3", "sd3-small", "flux-dev", "flux-schnell"}
 CASES = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in TEXT]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_prompt_makes_the_pipelines_own_image(shelf: Shelf, name: str) -> None:
     told = TEXT[name][1]
-    pipeline, engine = shelf.of(name)
+    pipeline, engine = of(shelf, name)
     asked = {"prompt": "a red cat on the moon", **told}
     state, image = ours(engine, steps=5, seed=11, **asked)
     theirs = {"num_inference_steps": 5, **asked, **OWN.get(name, {})}
@@ -152,12 +110,37 @@ def test_a_prompt_makes_the_pipelines_own_image(shelf: Shelf, name: str) -> None
 
 @pytest.mark.parametrize("name", [c for c in CASES if c.values[0] != "flux-schnell"])
 def test_what_is_said_is_heard(shelf: Shelf, name: str) -> None:
-    _, engine = shelf.of(name)
+    _, engine = of(shelf, name)
     cat, _ = ours(engine, prompt="a red cat", steps=2)
     dog, _ = ours(engine, prompt="the blue dog", steps=2)
     louder, _ = ours(engine, prompt="a red cat", steps=2, guidance_scale=9.0)
     assert not torch.equal(cat, dog)
     assert not torch.equal(cat, louder)
+
+
+def test_a_folders_levels_hold_unless_a_request_says_otherwise(shelf: Shelf) -> None:
+    _, engine = of(shelf, "sd-karras")
+    assert isinstance(engine, DiffusionEngine)
+    assert engine.describe().limits["defaults"]["sigma_schedule"] == "karras"
+
+    def times(**asked: Any) -> list[float]:
+        plan, _ = engine.reader.plan(Generate(steps=6, **asked))
+        return list(plan.times)
+
+    assert times() == times(sigma_schedule="karras")
+    assert times(sampler="dpmpp_2m") == times(sampler="dpmpp_2m", sigma_schedule="karras")
+    assert times(sigma_schedule=None) != times()
+    assert times(sampler="ddim") == times(sampler="ddim", sigma_schedule=None)
+
+
+@pytest.mark.slow
+def test_aligned_steps_of_an_sdxl_folder_are_those_of_sdxl(shelf: Shelf) -> None:
+    _, engine = of(shelf, "sdxl")
+    assert isinstance(engine, DiffusionEngine)
+    asked = Generate(steps=10, sampler="euler", sigma_schedule="align_your_steps")
+    plan, _ = engine.reader.plan(asked)
+    published = AysSchedules["StableDiffusionXLSigmas"][:-1]
+    np.testing.assert_allclose(plan.sigmas / plan.alphas, published, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -178,7 +161,7 @@ def test_a_label_makes_the_pipelines_own_image(shelf: Shelf, label: int | str) -
 
 @pytest.mark.slow
 def test_an_empty_negative_prompt_is_silence_to_sdxl_and_words_are_not(shelf: Shelf) -> None:
-    pipeline, engine = shelf.of("sdxl")
+    pipeline, engine = of(shelf, "sdxl")
     asked = {"prompt": "a cat", "guidance_scale": 5.0, "negative_prompt": "ugly"}
     state, _ = ours(engine, steps=3, seed=11, **asked)
     theirs = pipeline(
@@ -208,7 +191,7 @@ def check_pixels(shelf: Shelf, name: str, scheduler: Any) -> None:
 
 
 def test_the_first_noise_is_one_draw_from_the_rows_own_generator(shelf: Shelf) -> None:
-    _, engine = shelf.of("sd-ddim")
+    _, engine = of(shelf, "sd-ddim")
     jobs = engine.jobs(call("generate", prompt="a cat", n=2, seed=21))
     for row, trajectory in enumerate(engine.prepare(jobs)):
         expected = torch.randn((4, 8, 8), generator=generator(21 + row))
@@ -216,7 +199,7 @@ def test_the_first_noise_is_one_draw_from_the_rows_own_generator(shelf: Shelf) -
 
 
 def test_the_same_image_alone_and_in_a_mixed_batch_bitwise(shelf: Shelf) -> None:
-    shelf.of("sd-ddim")
+    of(shelf, "sd-ddim")
     shelf.get("ddpm", tiny_pipelines.ddpm)
     asks: list[dict[str, Any]] = [
         {"model": "sd-ddim", "prompt": "a red cat", "steps": 6, "seed": 1},
@@ -248,14 +231,14 @@ def test_the_same_image_alone_and_in_a_mixed_batch_bitwise(shelf: Shelf) -> None
 
 
 def test_a_prompt_that_would_be_cut_off_is_refused(shelf: Shelf) -> None:
-    _, engine = shelf.of("sd-ddim")
+    _, engine = of(shelf, "sd-ddim")
     (job,) = engine.jobs(call("generate", prompt="a cat " * 20, steps=2))
     with pytest.raises(InvalidParameter, match="reads at most 16"):
         engine.prepare([job])
 
 
 def test_what_the_model_cannot_be_told_is_refused(shelf: Shelf) -> None:
-    _, engine = shelf.of("sd-ddim")
+    _, engine = of(shelf, "sd-ddim")
     with pytest.raises(InvalidParameter, match="no factors"):
         engine.jobs(call("generate", factors={"color": "red"}))
     with pytest.raises(InvalidParameter, match="no labels"):
@@ -263,7 +246,7 @@ def test_what_the_model_cannot_be_told_is_refused(shelf: Shelf) -> None:
 
 
 def test_latents_of_an_image_decode_to_it_as_the_autoencoder_does(shelf: Shelf) -> None:
-    pipeline, engine = shelf.of("sd-ddim")
+    pipeline, engine = of(shelf, "sd-ddim")
     encoder, decoder = (engine.model.networks[name] for name in ("encoder", "decoder"))
     image = torch.rand((2, 3, 16, 16), generator=generator(0)) * 2 - 1
     with torch.no_grad():
@@ -279,7 +262,7 @@ def test_latents_of_an_image_decode_to_it_as_the_autoencoder_does(shelf: Shelf) 
 def test_an_imported_model_edits_images_as_any_latent_model_does(
     shelf: Shelf, operation: str
 ) -> None:
-    _, engine = shelf.of("sd-ddim")
+    _, engine = of(shelf, "sd-ddim")
     image = some_pixels(3, 16, 16)
     mask = np.zeros((1, 16, 16), np.uint8)
     mask[:, :8] = 255

@@ -8,7 +8,7 @@ from services.core.errors import DeadlineUnmeetable, QueueFull
 from services.core.trajectory import Workload
 from services.runtime.admission import MAX_RETRY_AFTER, admit
 from services.runtime.ticket import Ticket
-from tests.engines import ScriptedEngine, scripted, work
+from tests.scripted import ScriptedEngine, scripted, work
 
 NOW = 1000.0
 MODEL = scripted(ScriptedEngine())

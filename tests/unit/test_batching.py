@@ -9,7 +9,7 @@ from services.runtime.batching import PATIENCE_SECONDS, PREPARING, form_batch
 from services.runtime.cost import CostCurve, Costs
 from services.runtime.registry import LoadedModel
 from services.runtime.ticket import Ticket
-from tests.engines import ScriptedEngine, scripted, work
+from tests.scripted import ScriptedEngine, scripted, work
 
 
 def model(knee: int = 4, name: str = "scripted") -> LoadedModel:

@@ -24,7 +24,7 @@ from services.sampling.bounds import (
     standard_normal_log_density,
 )
 from services.sampling.schedule import Flow, Schedule, VariancePreserving
-from tests.engines import GaussianData
+from tests.gaussian_data import GaussianData
 
 BOTH = pytest.mark.parametrize(
     "schedule",

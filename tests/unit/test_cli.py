@@ -23,7 +23,8 @@ from services.gateway.app import create_app
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
 from services.serving.in_process import InProcessBackend
-from tests.engines import PATIENCE, one_of_each
+from tests.scripted import PATIENCE
+from tests.tiny_models import one_of_each
 
 COMMANDS = ("serve", "generate", "edit", "likelihood", "encode", "models", "doctor")
 PROMPT = "a red circle"

@@ -8,7 +8,9 @@ from threading import Lock
 import pytest
 
 from services.runtime.cost import CostCurve, Costs, measure
-from tests.engines import MODELS, ScriptedEngine, ready
+from tests.engines import ready
+from tests.scripted import ScriptedEngine
+from tests.tiny_models import MODELS
 
 
 def test_between_measured_sizes_a_curve_is_a_line() -> None:
@@ -81,7 +83,7 @@ def test_what_was_never_measured_is_guessed_and_then_learned() -> None:
 def test_every_kind_of_work_that_a_family_rehearses_is_measured(family: str) -> None:
     engine = ready(MODELS[family]())
     lock = Lock()
-    costs = measure(engine, lock)
+    costs = measure(engine, engine.rehearsal(), lock)
     assert not lock.locked()
     for job in engine.rehearsal():
         load = engine.workload(job)
@@ -95,7 +97,8 @@ def test_every_kind_of_work_that_a_family_rehearses_is_measured(family: str) -> 
 def test_measuring_holds_the_device_for_one_evaluation_at_a_time() -> None:
     lock = Lock()
     held: list[bool] = []
-    measure(ScriptedEngine(lambda stage, ids: held.append(lock.locked())), lock)
+    engine = ScriptedEngine(lambda stage, ids: held.append(lock.locked()))
+    measure(engine, engine.rehearsal(), lock)
     assert held
     assert all(held)
 
@@ -103,7 +106,7 @@ def test_measuring_holds_the_device_for_one_evaluation_at_a_time() -> None:
 def test_measuring_stops_where_larger_batches_no_longer_pay() -> None:
     engine = ScriptedEngine()
     engine.hook = lambda stage, ids: _spin(len(ids) ** 2 * 2e-4)
-    measure(engine, Lock())
+    measure(engine, engine.rehearsal(), Lock())
     assert max(len(ids) for ids in engine.stages("step")) <= 8
 
 

@@ -17,7 +17,7 @@ from services.demo.__main__ import write
 from services.demo.server import free_port, running_server, stop
 from services.demo.sheet import TILE, contact_sheet, enlarged
 from services.demo.tour import Exhibit, negative, right_half
-from tests.engines import PATIENCE
+from tests.scripted import PATIENCE
 
 
 def picture(color: tuple[int, int, int] = (200, 30, 30), side: int = 8) -> bytes:

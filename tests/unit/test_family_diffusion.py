@@ -1,21 +1,18 @@
-"""The diffusion engine over analytic denoisers: everything it answers has a closed form."""
+"""The diffusion engine over analytic denoisers: images, edits and refusals in closed form."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
 from torch import Tensor
 
-from services.core.engine import Engine
 from services.core.errors import (
     EngineFailure,
     InvalidManifest,
@@ -24,201 +21,27 @@ from services.core.errors import (
     UnsupportedTask,
 )
 from services.core.images import Pixels
-from services.core.network import OpenedModel
 from services.core.parameters import Latents
-from services.sampling.bounds import diffusion_last_term, diffusion_prior_term
 from services.sampling.samplers import samplers_for
 from services.sampling.schedule import Flow, VariancePreserving
 from tests.engines import (
-    SCHEDULES,
-    GaussianData,
     RowByRow,
     ask,
     call,
+    evaluated,
     floats,
-    opened,
     pixels_of,
     ready,
     some_pixels,
-    tiny_diffusion,
 )
+from tests.gaussian_data import SCHEDULES, SHAPE, STD, GaussianData, in_pixels, typical
+from tests.linear_latents import GAIN, LATENT_STD, SHIFT, in_latents
+from tests.tiny_models import tiny_diffusion
 
-STD = 0.3
 ANCESTRAL = ("ddpm", "euler_ancestral", "predictor_corrector")
+
+
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
-SHAPE = (1, 8, 8)
-
-
-def in_pixels(schedule: str = "flow", shape: tuple[int, int, int] = SHAPE) -> OpenedModel:
-    """A model of images whose pixels are independent ``N(0, STD^2)`` on [-1, 1]."""
-    kind, prediction = SCHEDULES[schedule]
-    network = GaussianData(STD, kind).network(shape, prediction)
-    return opened(
-        "diffusion",
-        {"denoiser": network},
-        resolution=shape[1:],
-        channels=shape[0],
-        options={"schedule": kind.model_dump(), "prediction_type": prediction},
-    )
-
-
-def typical(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> Pixels:
-    """An image that the model could have drawn."""
-    x = STD * np.random.default_rng(seed).standard_normal(shape)
-    found: Pixels = ((x + 1) / 2 * 255).round().clip(0, 255).astype(np.uint8)
-    return found
-
-
-def rows(engine: Engine) -> list[int]:
-    """Rows of every evaluation of the denoiser so far."""
-    network = engine.model.networks["denoiser"]
-    assert isinstance(network, RowByRow)
-    return network.batches
-
-
-@EVERY_SCHEDULE
-def test_the_bound_is_the_closed_form_and_lies_below_the_exact_likelihood(schedule: str) -> None:
-    engine, image, steps, dims = ready(in_pixels(schedule)), typical(), 100, 64
-    values = ask(engine, "likelihood", images=[image], steps=steps, samples=8)[0].values
-    width = 2 / 256
-    x = (image.astype(float) + 0.5) * width - 1
-    edges = stats.norm(0, STD).cdf([x - width / 2, x + width / 2])
-    exact = float(np.log(np.diff(edges, axis=0)).sum())
-    kind, _ = SCHEDULES[schedule]
-    grid = kind.bound_grid(steps)
-    # Every term is linear in |x_0|^2, and dequantisation adds its variance to that.
-    square = float((x**2).sum()) + dims * width**2 / 12
-    x_0 = torch.full((dims,), math.sqrt(square / dims), dtype=torch.float64)
-    cost = sum(GaussianData(STD, kind).expected_terms(x_0, steps))
-    cost += float(diffusion_prior_term(x_0[None], (float(grid.alphas[0]), float(grid.sigmas[0]))))
-    cost += diffusion_last_term(dims, (float(grid.alphas[-1]), float(grid.sigmas[-1])))
-    expected = -cost + dims * math.log(width)
-    error = values["std_error"]
-    assert values["log_likelihood"] == pytest.approx(expected, abs=4 * error + 0.05)
-    assert expected < exact
-    assert expected == pytest.approx(exact, abs=0.6 * dims)
-    assert values["kind"] == "lower_bound"
-    assert sum(values["terms"].values()) == pytest.approx(values["log_likelihood"])
-    assert values["bits_per_dim"] == pytest.approx(-values["log_likelihood"] / math.log(2) / dims)
-
-
-@EVERY_SCHEDULE
-def test_more_terms_tighten_the_bound(schedule: str) -> None:
-    engine, image = ready(in_pixels(schedule)), typical(1)
-    found = [
-        ask(engine, "likelihood", images=[image], steps=steps, samples=4)[0].values
-        for steps in (6, 24, 96)
-    ]
-    for coarse, fine in pairwise(found):
-        error = math.hypot(coarse["std_error"], fine["std_error"])
-        assert coarse["log_likelihood"] < fine["log_likelihood"] - 3 * error
-
-
-def test_the_standard_error_is_the_spread_over_seeds() -> None:
-    engine, image = ready(in_pixels()), typical(2)
-    found = [
-        ask(engine, "likelihood", images=[image], steps=6, samples=8, seed=seed)[0].values
-        for seed in range(30)
-    ]
-    spread = float(np.std([value["log_likelihood"] for value in found]))
-    assert np.median([value["std_error"] for value in found]) == pytest.approx(spread, rel=0.35)
-    single = ask(engine, "likelihood", images=[image], steps=6, samples=1)[0].values
-    assert single["std_error"] is None
-
-
-def test_an_unlikely_image_has_a_lower_bound() -> None:
-    engine = ready(in_pixels())
-    white = np.full(SHAPE, 255, np.uint8)
-    usual, odd = ask(engine, "likelihood", images=[typical(), white], steps=20)
-    assert odd.values["log_likelihood"] < usual.values["log_likelihood"] - 100
-
-
-LATENT_STD, GAIN, SHIFT, SCALE = 1.4, 20.0, 118.0, 6.0
-
-
-def in_latents() -> OpenedModel:
-    """One pixel around ``GAIN z + SHIFT``, ``z = 0.5 + 2 u``, ``u ~ N(0, LATENT_STD^2)``."""
-    noise = (math.pi * SCALE) ** 2 / 3
-    prior_mean, prior_variance = 0.5, (2 * LATENT_STD) ** 2
-    precision = 1 / prior_variance + GAIN**2 / noise
-
-    def encode(image: Tensor) -> Mapping[str, Tensor]:
-        mean = (prior_mean / prior_variance + GAIN * (image - SHIFT) / noise) / precision
-        return {"mean": mean, "log_variance": torch.full_like(mean, -math.log(precision))}
-
-    def decode(z: Tensor) -> Mapping[str, Tensor]:
-        return {"image": GAIN * z + SHIFT}
-
-    return opened(
-        "diffusion",
-        {
-            "denoiser": GaussianData(LATENT_STD, Flow()).network((1, 1, 1), "flow"),
-            "encoder": RowByRow(encode, {"image": floats(1, 1, 1)}, ["mean", "log_variance"]),
-            "decoder": RowByRow(decode, {"z": floats(1, 1, 1)}, ["image"]),
-        },
-        resolution=(1, 1),
-        pixel_range=(0.0, 255.0),
-        options={
-            "schedule": {"type": "flow"},
-            "prediction_type": "flow",
-            "latent": {"shape": [1, 1, 1], "shift": [0.5], "scale": [2.0]},
-            "observation": {"scale": SCALE},
-        },
-    )
-
-
-@pytest.mark.parametrize("pixel", [60, 190])
-def test_the_bound_in_latents_lies_just_below_the_integrated_likelihood(pixel: int) -> None:
-    engine = ready(in_latents())
-    image = np.full((1, 1, 1), pixel, np.uint8)
-
-    def joint(z: float) -> float:
-        logistic = stats.logistic(GAIN * z + SHIFT, SCALE)
-        mass = logistic.cdf(pixel + 0.5) - logistic.cdf(pixel - 0.5)
-        return float(stats.norm(0.5, 2 * LATENT_STD).pdf(z) * mass)
-
-    center = (pixel - SHIFT) / GAIN
-    exact = math.log(integrate.quad(joint, center - 8, center + 8, points=[center])[0])
-    values = ask(engine, "likelihood", images=[image], steps=100, samples=16)[0].values
-    error = values["std_error"]
-    assert values["log_likelihood"] < exact + 3 * error
-    assert values["log_likelihood"] == pytest.approx(exact, abs=0.5 + 4 * error)
-    assert sum(values["terms"].values()) == pytest.approx(values["log_likelihood"])
-
-
-def test_the_terms_in_latents_are_those_of_the_encoders_posterior() -> None:
-    engine, pixel = ready(in_latents()), 150
-    image = np.full((1, 1, 1), pixel, np.uint8)
-    output = engine.model.networks["encoder"](image=torch.full((1, 1, 1, 1), float(pixel)))
-    posterior = stats.norm(float(output["mean"]), math.exp(0.5 * float(output["log_variance"])))
-
-    z = posterior.ppf((np.arange(4000) + 0.5) / 4000)
-    logistic = stats.logistic(GAIN * z + SHIFT, SCALE)
-    log_mass = np.log(logistic.cdf(pixel + 0.5) - logistic.cdf(pixel - 0.5))
-    found = ask(engine, "likelihood", images=[image], steps=2, samples=64)[0].values
-    error = float(log_mass.std()) / 8
-    assert found["terms"]["reconstruction"] == pytest.approx(log_mass.mean(), abs=4 * error)
-    entropy = float(posterior.entropy()) - math.log(2.0)
-    assert found["terms"]["entropy"] == pytest.approx(entropy, rel=1e-5)
-
-
-def test_a_schedule_that_ends_before_pure_noise_pays_for_what_it_still_knows() -> None:
-    """Its noisiest level has half of the signal; the bound charges the divergence to N(0, I)."""
-    schedule = VariancePreserving(beta_end=0.0026)
-    network = GaussianData(STD, schedule).network(SHAPE, "epsilon")
-    options = {"schedule": schedule.model_dump()}
-    model = opened("diffusion", {"denoiser": network}, resolution=SHAPE[1:], options=options)
-    image, dims = typical(3), 64
-    values = ask(ready(model), "likelihood", images=[image], steps=4, samples=16)[0].values
-    signal = schedule.signal()
-    assert signal[-1] > 0.2
-    x = (image.astype(float) + 0.5) / 128 - 1
-    square = float((x**2).sum()) + dims / 128**2 / 12
-    variance = 1 - signal[-1]
-    prior = 0.5 * (signal[-1] * square + dims * (variance - 1 - math.log(variance)))
-    last = dims * stats.norm(0, math.sqrt((1 - signal[0]) / signal[0])).entropy()
-    assert prior > 1
-    assert values["terms"]["ends"] == pytest.approx(-prior - last, abs=0.1)
 
 
 def test_samples_in_latents_have_the_decoded_moments() -> None:
@@ -301,9 +124,9 @@ def test_the_weaker_a_variation_the_nearer_it_stays() -> None:
 def test_a_variation_costs_its_share_of_the_steps() -> None:
     engine = ready(in_pixels())
     for strength, steps in ((0.5, 10), (0.01, 1), (1.0, 20)):
-        before = len(rows(engine))
+        before = len(evaluated(engine))
         ask(engine, "variation", images=[typical()], strength=strength, steps=20, sampler="euler")
-        assert len(rows(engine)) - before == steps
+        assert len(evaluated(engine)) - before == steps
 
 
 @pytest.mark.parametrize(
@@ -381,7 +204,7 @@ def test_an_unguided_row_costs_one_branch_and_a_guided_one_two(
     engine = ready(tiny_diffusion())
     what = call("generate", prompt="red", guidance_scale=scale, steps=3, sampler="euler")
     ask(engine, "generate", **what.parameters)
-    assert rows(engine) == [branches] * 3
+    assert evaluated(engine) == [branches] * 3
     assert engine.workload(engine.jobs(what)[0]).rows == branches
 
 
@@ -389,7 +212,7 @@ def test_an_unconditional_model_is_never_guided() -> None:
     engine = ready(in_pixels())
     ask(engine, "generate", steps=2, sampler="euler")
     ask(engine, "generate", steps=2, sampler="euler", guidance_scale=7.0)
-    assert rows(engine) == [1, 1, 1, 1]
+    assert evaluated(engine) == [1, 1, 1, 1]
 
 
 def test_guidance_moves_the_image_from_the_unconditional_through_the_conditional() -> None:

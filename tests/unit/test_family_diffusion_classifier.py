@@ -17,7 +17,8 @@ from services.core.job import Job
 from services.core.network import OpenedModel
 from services.sampling.classifier_guidance import class_cotangent, shifted
 from services.sampling.schedule import VariancePreserving
-from tests.engines import GaussianData, RowByRow, ask, call, floats, opened, pixels_of, ready
+from tests.engines import RowByRow, ask, call, floats, opened, pixels_of, ready
+from tests.gaussian_data import GaussianData
 
 STD, MEAN = 0.1, 0.5
 SHAPE = (1, 2, 2)

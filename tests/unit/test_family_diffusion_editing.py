@@ -1,4 +1,4 @@
-"""Editing with a diffusion model: outpainting, inversion, variations of a seed, blended prompts."""
+"""Editing with a diffusion model: inversion, variations of a seed, blended prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from services.core.engine import Engine
 from services.core.errors import InvalidParameter, UnsupportedTask
-from services.core.images import Pixels, resized
+from services.core.images import Pixels
 from services.core.network import OpenedModel
 from services.families.diffusion.flights import Sampling
 from services.families.diffusion.steering import blended
@@ -23,8 +23,6 @@ from services.sampling.plan import advanced
 from services.sampling.samplers import make_plan
 from services.sampling.schedule import Flow, VariancePreserving
 from tests.engines import (
-    SCHEDULES,
-    GaussianData,
     RowByRow,
     ask,
     call,
@@ -34,127 +32,20 @@ from tests.engines import (
     pixels_of,
     ready,
     some_pixels,
-    tiny_diffusion,
 )
+from tests.gaussian_data import SCHEDULES, SHAPE, STD, GaussianData, in_pixels, typical
+from tests.tiny_models import tiny_diffusion
 
-STD = 0.3
-SHAPE = (1, 8, 8)
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
+
+
 WHITE_NOISE_SAMPLERS = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "lcm")
-
-
-def in_pixels(schedule: str = "flow") -> OpenedModel:
-    """A model of images whose pixels are independent ``N(0, STD^2)`` on [-1, 1]."""
-    kind, prediction = SCHEDULES[schedule]
-    network = GaussianData(STD, kind).network(SHAPE, prediction)
-    return opened(
-        "diffusion",
-        {"denoiser": network},
-        resolution=SHAPE[1:],
-        channels=SHAPE[0],
-        options={"schedule": kind.model_dump(), "prediction_type": prediction},
-    )
-
-
-def constant() -> OpenedModel:
-    """A model of pixels in which every image is of one value: that of its own mean."""
-
-    def predict(x: Tensor, t: Tensor) -> Mapping[str, Tensor]:
-        sigma = float(t)
-        clean = x.mean() / max(1 - sigma, 1e-3) if sigma < 1 else torch.tensor(0.0)
-        return {"output": clean.expand_as(x)}
-
-    model = in_pixels()
-    network = RowByRow(predict, {"x": floats(*SHAPE), "t": floats()}, ["output"])
-    options = {**model.options, "prediction_type": "sample"}
-    return replace(model, networks={"denoiser": network}, options=options)
-
-
-def typical(seed: int = 0) -> Pixels:
-    """An image that `in_pixels` could have drawn."""
-    x = STD * np.random.default_rng(seed).standard_normal(SHAPE)
-    found: Pixels = ((x + 1) / 2 * 255).round().clip(0, 255).astype(np.uint8)
-    return found
-
-
-def counted(engine: Engine, network: str = "denoiser") -> list[int]:
-    """Rows of every evaluation of a network so far."""
-    found = engine.model.networks[network]
-    assert isinstance(found, RowByRow)
-    return found.batches
 
 
 def image(engine: Engine, name: str = "generate", **what: Any) -> Pixels:
     """The only image of a call."""
     (found,) = pixels_of(ask(engine, name, **what))
     return found
-
-
-# Outpainting.
-
-
-def test_the_image_is_kept_in_the_box_that_the_margins_leave_and_the_rest_is_made() -> None:
-    engine, given = ready(tiny_diffusion()), some_pixels(3, 8, 8, seed=1)
-    margins = {"left": 3, "right": 1, "top": 2}
-    first, second = pixels_of(
-        ask(engine, "outpaint", images=[given], n=2, steps=4, prompt="red", **margins)
-    )
-    box = (slice(None), slice(2, 8), slice(3, 7))
-    assert np.array_equal(first[box], resized(given, (6, 4)))
-    assert np.array_equal(second[box], first[box])
-    outside = np.ones((3, 8, 8), bool)
-    outside[box] = False
-    assert (first[outside] != second[outside]).mean() > 0.2
-    assert first.shape == given.shape
-
-
-def test_margins_of_one_side_only_move_the_image() -> None:
-    engine, given = ready(in_pixels()), typical(1)
-    found = image(engine, "outpaint", images=[given], bottom=4, steps=3)
-    assert np.array_equal(found[:, :4], resized(given, (4, 8)))
-
-
-def test_what_is_outpainted_belongs_to_the_image() -> None:
-    given = np.full(SHAPE, 200, np.uint8)
-    found = image(ready(constant()), "outpaint", images=[given], left=2, top=1, steps=50)
-    assert np.abs(found.astype(int) - 200).max() <= 12
-
-
-def test_the_canvas_is_encoded_once_for_all_rows_of_a_call() -> None:
-    engine = ready(tiny_diffusion())
-    before = len(counted(engine, "encoder"))
-    ask(engine, "outpaint", images=[some_pixels(3, 8, 8)], n=4, steps=1, left=2)
-    assert counted(engine, "encoder")[before:] == [1]
-
-
-@pytest.mark.parametrize(
-    ("margins", "param", "words"),
-    [
-        ({}, "left", "give left, top, right or bottom, in pixels of the 8 x 8 answer"),
-        ({"left": 4, "right": 4}, "left", "left and right take 8 of 8 pixels"),
-        ({"top": 9}, "top", "together they may take 7"),
-        ({"left": -1}, "left", "greater than or equal to 0"),
-        ({"left": 1.5}, "left", "integer"),
-    ],
-)
-def test_margins_that_leave_nothing_or_no_room_are_refused(
-    margins: dict[str, Any], param: str, words: str
-) -> None:
-    with pytest.raises(InvalidParameter) as caught:
-        ready(tiny_diffusion()).jobs(call("outpaint", images=[some_pixels(3, 8, 8)], **margins))
-    assert caught.value.param == param
-    assert words in caught.value.message
-
-
-def test_outpainting_takes_no_mask() -> None:
-    mask = np.full((1, 8, 8), 255, np.uint8)
-    with pytest.raises(InvalidParameter, match="takes no mask"):
-        ready(tiny_diffusion()).jobs(
-            call("outpaint", images=[some_pixels(3, 8, 8)], mask=mask, left=1)
-        )
-
-
-# Inversion.
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "heun", "dpmpp_2m"])
@@ -343,9 +234,6 @@ def test_a_decoder_alone_offers_neither_outpaint_nor_invert() -> None:
             engine.jobs(call(name, images=[some_pixels(3, 8, 8)]))
 
 
-# Variations of a seed.
-
-
 def test_variations_lead_from_the_image_of_one_seed_to_that_of_another() -> None:
     engine = ready(tiny_diffusion())
     what: dict[str, Any] = {"prompt": "red", "steps": 5, "sampler": "ddim"}
@@ -392,9 +280,6 @@ def test_varied_noise_is_as_likely_as_noise_and_latents_can_be_varied() -> None:
 def test_a_variation_needs_a_seed_and_a_strength(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter, match="given together"):
         ready(tiny_diffusion()).jobs(call("generate", **fields))
-
-
-# Interpolation between prompts.
 
 
 def test_prompts_of_single_words_have_nothing_between_them() -> None:

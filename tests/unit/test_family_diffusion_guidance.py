@@ -25,18 +25,19 @@ from services.runtime.registry import LoadedModel
 from services.sampling.guidance import cosine_similarity, rescaled
 from tests.engines import (
     CPU,
-    PATIENCE,
     RowByRow,
     ask,
     call,
+    evaluated,
     floats,
     integers,
     opened,
     pixels_of,
     ready,
     some_pixels,
-    tiny_diffusion,
 )
+from tests.scripted import PATIENCE
+from tests.tiny_models import tiny_diffusion
 
 STEPS = 8
 IMAGE = some_pixels(3, 8, 8, seed=3)
@@ -75,18 +76,11 @@ def flown(engine: Engine, jobs: Sequence[Job[Any]]) -> list[Trajectory]:
     return batch
 
 
-def counted(engine: Engine) -> list[int]:
-    """Rows of every evaluation of the denoiser so far."""
-    network = engine.model.networks["denoiser"]
-    assert isinstance(network, RowByRow)
-    return network.batches
-
-
 def rows_of(engine: Engine, name: str, **what: Any) -> list[int]:
     """Network rows of each evaluation on the way of a single row."""
-    before = len(counted(engine))
+    before = len(evaluated(engine))
     flown(engine, jobs_of(engine, name, **what)[:1])
-    return counted(engine)[before:]
+    return evaluated(engine)[before:]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +163,7 @@ def test_the_loop_counts_the_rows_that_a_step_really_takes() -> None:
     (ticket,) = loop.submit(model, jobs)
     ticket.future.result(PATIENCE)
     loop.close()
-    assert seen == [1, 1, 2, 2, 2, 2, 1, 1] == counted(model.engine)
+    assert seen == [1, 1, 2, 2, 2, 2, 1, 1] == evaluated(model.engine)
 
 
 def test_adaptive_guidance_drops_the_branch_once_both_agree(engine: Engine) -> None:

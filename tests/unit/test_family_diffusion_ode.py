@@ -23,57 +23,15 @@ from services.families import discover
 from services.families.diffusion import ode_flight
 from services.sampling.ode import point_at
 from services.serving.in_process import InProcessBackend, PoolSettings
-from tests.engines import (
-    SCHEDULES,
-    GaussianData,
-    RowByRow,
-    Shelf,
-    ask,
-    call,
-    carry,
-    opened,
-    ready,
-    some_pixels,
-    tiny_diffusion,
-)
-from tests.unit import test_family_diffusion as linear
+from tests import linear_latents as linear
+from tests.differentiable import WithGradients, with_gradients
+from tests.engines import ask, call, carry, ready, some_pixels
+from tests.gaussian_data import SCHEDULES, SHAPE, STD, in_pixels, typical
+from tests.tiny_models import Shelf, tiny_diffusion
 
-STD = 0.3
-SHAPE = (1, 8, 8)
 DIMS = math.prod(SHAPE)
 BIN = 2 / 256
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
-
-
-class WithGradients(RowByRow):
-    """A network of tests that can also be differentiated, row by row."""
-
-    def vjp(
-        self, inputs: Mapping[str, Tensor], *, wrt: str, output: str, cotangent: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """See `DifferentiableNetwork`."""
-        self.batches.append(len(cotangent))
-        pairs = [
-            self._row({n: v[i : i + 1] for n, v in inputs.items()}, wrt, output, row[None])
-            for i, row in enumerate(cotangent)
-        ]
-        return torch.cat([value for value, _ in pairs]), torch.cat([back for _, back in pairs])
-
-    def _row(
-        self, inputs: Mapping[str, Tensor], wrt: str, output: str, cotangent: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        variable = inputs[wrt].detach().clone().requires_grad_()
-        value = self._function(**{**inputs, wrt: variable})[output]
-        (product,) = torch.autograd.grad(value, variable, cotangent)
-        return value.detach(), product
-
-
-def with_gradients(model: OpenedModel) -> OpenedModel:
-    """A model whose denoiser has a differentiable form, in another object than it samples with."""
-    network = model.networks["denoiser"]
-    assert isinstance(network, RowByRow)
-    other = WithGradients(network._function, network.inputs, list(network.outputs))
-    return replace(model, gradients={"denoiser": lambda: other})
 
 
 def gradients_of(engine: Engine) -> WithGradients:
@@ -82,25 +40,12 @@ def gradients_of(engine: Engine) -> WithGradients:
     return network
 
 
-def in_pixels(schedule: str = "flow") -> OpenedModel:
-    """A model of images whose pixels are independent ``N(0, STD^2)`` on [-1, 1]."""
-    kind, prediction = SCHEDULES[schedule]
-    network = GaussianData(STD, kind).network(SHAPE, prediction)
-    options = {"schedule": kind.model_dump(), "prediction_type": prediction}
-    return with_gradients(
-        opened("diffusion", {"denoiser": network}, resolution=SHAPE[1:], options=options)
-    )
+def differentiable(schedule: str = "flow") -> OpenedModel:
+    return with_gradients(in_pixels(schedule))
 
 
 def in_latents() -> OpenedModel:
     return with_gradients(tiny_diffusion())
-
-
-def typical(seed: int = 0) -> Pixels:
-    """An image that the model in pixels could have drawn."""
-    x = STD * np.random.default_rng(seed).standard_normal(SHAPE)
-    found: Pixels = ((x + 1) / 2 * 255).round().clip(0, 255).astype(np.uint8)
-    return found
 
 
 def estimate(engine: Engine, image: Pixels, **parameters: Any) -> Mapping[str, Any]:
@@ -114,7 +59,7 @@ def rgb(seed: int = 0) -> Pixels:
 @EVERY_SCHEDULE
 def test_the_estimate_is_the_closed_form(schedule: str) -> None:
     """Of Gaussian data, dequantised uniformly and with the schedule's least noise added."""
-    engine, image = ready(in_pixels(schedule)), typical()
+    engine, image = ready(differentiable(schedule)), typical()
     found = estimate(engine, image, steps=24, probes=24)
     first = point_at(SCHEDULES[schedule][0], 0.0)
     center = (image.astype(float) + 0.5) * BIN - 1
@@ -130,12 +75,12 @@ def test_the_estimate_is_the_closed_form(schedule: str) -> None:
     assert found["samples"] == 24
 
 
-@pytest.mark.parametrize("build", [in_pixels, in_latents])
+@pytest.mark.parametrize("build", [differentiable, in_latents])
 def test_the_terms_add_up_and_only_the_diffusions_part_differs_from_the_bounds(
     build: Any,
 ) -> None:
     engine = ready(build())
-    image = typical() if build is in_pixels else rgb()
+    image = typical() if build is differentiable else rgb()
     found = estimate(engine, image, steps=4, probes=2)
     bound = ask(engine, "likelihood", images=[image], steps=4, samples=2)[0].values
     assert sum(found["terms"].values()) == pytest.approx(found["log_likelihood"])
@@ -151,7 +96,7 @@ def test_the_terms_add_up_and_only_the_diffusions_part_differs_from_the_bounds(
 @EVERY_SCHEDULE
 def test_the_bound_rises_to_the_estimate_with_its_terms(schedule: str) -> None:
     """With the best denoiser there is, the bound's limit and the ODE have the same density."""
-    engine, image = ready(in_pixels(schedule)), typical(1)
+    engine, image = ready(differentiable(schedule)), typical(1)
     coarse, fine = (
         ask(engine, "likelihood", images=[image], steps=steps, samples=4)[0].values
         for steps in (16, 128)
@@ -181,23 +126,23 @@ def test_in_latents_the_estimate_lies_just_below_the_integrated_likelihood(pixel
 
 
 def test_an_unlikely_image_has_a_lower_estimate() -> None:
-    engine, white = ready(in_pixels()), np.full(SHAPE, 255, np.uint8)
+    engine, white = ready(differentiable()), np.full(SHAPE, 255, np.uint8)
     odd, usual = (estimate(engine, image, steps=8, probes=2) for image in (white, typical()))
     assert odd["log_likelihood"] < usual["log_likelihood"] - 100
 
 
 def test_the_standard_error_is_the_spread_over_seeds() -> None:
-    engine, image = ready(in_pixels()), typical(2)
+    engine, image = ready(differentiable()), typical(2)
     found = [estimate(engine, image, steps=4, probes=8, seed=seed) for seed in range(24)]
     spread = float(np.std([value["log_likelihood"] for value in found], ddof=1))
     assert np.median([value["std_error"] for value in found]) == pytest.approx(spread, rel=0.4)
 
 
-@pytest.mark.parametrize("build", [in_pixels, in_latents])
+@pytest.mark.parametrize("build", [differentiable, in_latents])
 def test_adaptive_steps_come_to_what_many_fixed_ones_do(build: Any) -> None:
     """Noise and probes are drawn before the first step, so the same seed solves the same ODE."""
     engine = ready(build())
-    image = typical() if build is in_pixels else rgb()
+    image = typical() if build is differentiable else rgb()
     fixed = estimate(engine, image, steps=48, probes=2, seed=4)
     adaptive = estimate(engine, image, solver="dopri5", tolerance=1e-4, probes=2, seed=4)
     # The network computes in float32, and its error is all that is left.

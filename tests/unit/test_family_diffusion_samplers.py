@@ -16,20 +16,9 @@ from services.core.parameters import Latents
 from services.families.diffusion.options import DiffusionOptions
 from services.sampling.samplers import samplers_for
 from services.sampling.schedule import VariancePreserving
-from tests.engines import (
-    SCHEDULES,
-    GaussianData,
-    RowByRow,
-    ask,
-    call,
-    carry,
-    floats,
-    opened,
-    pixels_of,
-    ready,
-    some_pixels,
-    tiny_diffusion,
-)
+from tests.engines import RowByRow, ask, call, carry, floats, opened, pixels_of, ready, some_pixels
+from tests.gaussian_data import SCHEDULES, GaussianData
+from tests.tiny_models import tiny_diffusion
 
 SAMPLERS = samplers_for(VariancePreserving())
 SHAPE = (1, 8, 8)

@@ -17,17 +17,8 @@ from services.core.engine import Engine
 from services.core.errors import EngineFailure, InvalidParameter, UnsupportedTask
 from services.core.network import OpenedModel
 from services.core.parameters import Latents
-from tests.engines import (
-    CouplingFlow,
-    ask,
-    call,
-    flow_model,
-    pixels_of,
-    ready,
-    seeded,
-    some_pixels,
-    tiny_flow,
-)
+from tests.engines import ask, call, pixels_of, ready, some_pixels
+from tests.tiny_models import CouplingFlow, flow_model, seeded, tiny_flow
 
 SHAPE = (1, 4, 4)
 

@@ -25,8 +25,8 @@ from tests.engines import (
     pixels_of,
     ready,
     some_pixels,
-    tiny_gan,
 )
+from tests.tiny_models import tiny_gan
 
 LABELS = ["red circle", "blue square", "Star"]
 

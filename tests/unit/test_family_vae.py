@@ -18,18 +18,8 @@ from services.core.images import Pixels
 from services.core.network import OpenedModel
 from services.core.parameters import Latents
 from services.core.trajectory import Result
-from tests.engines import (
-    RowByRow,
-    ask,
-    call,
-    carry,
-    floats,
-    opened,
-    pixels_of,
-    ready,
-    some_pixels,
-    tiny_vae,
-)
+from tests.engines import RowByRow, ask, call, carry, floats, opened, pixels_of, ready, some_pixels
+from tests.tiny_models import tiny_vae
 
 WEIGHTS = np.array([30.0, -20.0, 12.0, 25.0])
 SHIFT = np.array([120.0, 130.0, 100.0, 140.0])

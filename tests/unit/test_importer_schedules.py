@@ -53,12 +53,105 @@ def test_clipping_is_followed_where_the_scheduler_clips() -> None:
     assert imported(diffusers.EulerDiscreteScheduler()).clip_sample is None
 
 
-def test_what_is_not_followed_is_named() -> None:
-    karras = diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True)
-    assert any("use_karras_sigmas" in note for note in imported(karras).notes)
-    large = diffusers.DDPMScheduler(variance_type="fixed_large")
-    assert any("fixed_large" in note for note in imported(large).notes)
-    assert imported(diffusers.DDPMScheduler()).notes == []
+@pytest.mark.parametrize("levels", ["karras", "exponential", "beta"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        diffusers.EulerDiscreteScheduler,
+        diffusers.HeunDiscreteScheduler,
+        diffusers.LMSDiscreteScheduler,
+        diffusers.DPMSolverMultistepScheduler,
+        diffusers.UniPCMultistepScheduler,
+    ],
+)
+def test_levels_are_followed(kind: Any, levels: str) -> None:
+    found = imported(kind(**{f"use_{levels}_sigmas": True}))
+    assert found.sigma_schedule == levels
+    assert found.notes == []
+    assert imported(kind()).sigma_schedule is None
+
+
+def test_levels_that_a_scheduler_does_not_read_are_not_its_levels() -> None:
+    config = {**diffusers.DDIMScheduler().config, "use_karras_sigmas": True}
+    assert import_schedule("DDIMScheduler", config).sigma_schedule is None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "sampler", "noted"),
+    [
+        ("dpmsolver++", "dpmpp_2m", False),
+        ("sde-dpmsolver++", "dpmpp_2m_sde", False),
+        ("dpmsolver", "dpmpp_2m", True),
+        ("sde-dpmsolver", "dpmpp_2m_sde", True),
+    ],
+)
+def test_the_algorithm_of_a_solver_is_followed_or_named(
+    algorithm: str, sampler: str, noted: bool
+) -> None:
+    found = import_schedule("DPMSolverMultistepScheduler", {"algorithm_type": algorithm})
+    assert found.sampler == sampler
+    assert [algorithm in note for note in found.notes] == [True] * noted
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.DPMSolverMultistepScheduler(
+            final_sigmas_type="sigma_min", use_karras_sigmas=True
+        ),
+        diffusers.UniPCMultistepScheduler(final_sigmas_type="sigma_min"),
+        diffusers.EulerDiscreteScheduler(final_sigmas_type="sigma_min"),
+        diffusers.EulerDiscreteScheduler(use_exponential_sigmas=True, timestep_spacing="trailing"),
+        diffusers.DPMSolverMultistepScheduler(timestep_spacing="leading", steps_offset=1),
+        diffusers.UniPCMultistepScheduler(timestep_spacing="trailing", use_beta_sigmas=True),
+        diffusers.HeunDiscreteScheduler(timestep_spacing="leading", use_karras_sigmas=True),
+        diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_a_folders_plan_visits_the_schedulers_levels(scheduler: Any) -> None:
+    found = imported(scheduler)
+    assert found.notes == []
+    schedule = VariancePreserving.model_validate(found.schedule)
+    plan = make_plan(found.sampler, schedule, 7, found.sigma_schedule)
+    scheduler.set_timesteps(7)
+    # Some of diffusers' times are cut short, at the mercy of rounding: 999 becomes 998.
+    assert np.abs(plan.times - scheduler.timesteps.numpy()).max() <= 1
+    if isinstance(scheduler, diffusers.PNDMScheduler):
+        return  # it has no sigmas
+    sigmas = scheduler.sigmas.numpy()
+    np.testing.assert_allclose(plan.sigmas / plan.alphas, sigmas[: len(plan)], rtol=2e-3)
+    np.testing.assert_allclose(plan.next_sigmas[-1] / plan.next_alphas[-1], sigmas[-1], rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "word"),
+    [
+        (diffusers.DDPMScheduler, {"variance_type": "fixed_large"}, "fixed_large"),
+        (diffusers.PNDMScheduler, {}, "skip_prk_steps"),
+        (diffusers.DPMSolverMultistepScheduler, {"solver_order": 3}, "solver_order 3"),
+        (diffusers.DPMSolverMultistepScheduler, {"solver_type": "heun"}, "heun"),
+        (diffusers.DPMSolverMultistepScheduler, {"use_lu_lambdas": True}, "use_lu_lambdas"),
+        (diffusers.DPMSolverMultistepScheduler, {"euler_at_final": True}, "euler_at_final"),
+        (diffusers.UniPCMultistepScheduler, {"solver_order": 1}, "solver_order 1"),
+        (diffusers.UniPCMultistepScheduler, {"solver_type": "bh1"}, "bh1"),
+        (diffusers.EulerDiscreteScheduler, {"interpolation_type": "log_linear"}, "log_linear"),
+        (diffusers.EulerDiscreteScheduler, {"sigma_max": 80.0}, "sigma_max"),
+    ],
+)
+def test_what_is_not_followed_is_named(kind: Any, settings: dict[str, Any], word: str) -> None:
+    (note,) = imported(kind(**settings)).notes
+    assert word in note
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"PNDMScheduler"}))
+def test_a_scheduler_as_it_comes_is_followed_in_everything(name: str) -> None:
+    assert imported(getattr(diffusers, name)()).notes == []
+
+
+def test_a_clipping_heun_clips() -> None:
+    assert imported(diffusers.HeunDiscreteScheduler(clip_sample=True)).clip_sample == 1.0
+    assert imported(diffusers.HeunDiscreteScheduler()).clip_sample is None
 
 
 def test_what_cannot_be_served_is_refused() -> None:
@@ -66,6 +159,13 @@ def test_what_cannot_be_served_is_refused() -> None:
         import_schedule("KarrasVeScheduler", {})
     with pytest.raises(InvalidManifest, match="thresholding"):
         imported(diffusers.DDPMScheduler(thresholding=True))
+    with pytest.raises(InvalidManifest, match="algorithm_type 'mine'"):
+        import_schedule("DPMSolverMultistepScheduler", {"algorithm_type": "mine"})
+    with pytest.raises(InvalidManifest, match="use_flow_sigmas"):
+        import_schedule("UniPCMultistepScheduler", {"use_flow_sigmas": True})
+    continuous = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
+    with pytest.raises(InvalidManifest, match="continuous"):
+        import_schedule("EulerDiscreteScheduler", continuous)
     with pytest.raises(InvalidManifest, match="shift_terminal"):
         import_flow({"shift_terminal": 0.1}, image_tokens=16, most_shift=1.15, to_last=False)
 
@@ -93,3 +193,21 @@ def test_a_flow_whose_shift_depends_on_the_resolution_visits_the_schedulers_time
     found = import_flow(dict(scheduler.config), image_tokens=tokens, most_shift=1.15, to_last=False)
     plan = make_plan("euler", Flow.model_validate(found.schedule), steps)
     np.testing.assert_allclose(plan.times, scheduler.timesteps.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("levels", ["karras", "exponential", "beta"])
+def test_a_flow_visits_the_levels_that_its_scheduler_is_told(levels: str) -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+        shift=3.0, **{f"use_{levels}_sigmas": True}
+    )
+    scheduler.set_timesteps(6)
+    found = import_flow(dict(scheduler.config), image_tokens=16, most_shift=1.16, to_last=True)
+    assert found.sigma_schedule == levels
+    plan = make_plan("euler", Flow.model_validate(found.schedule), 6, found.sigma_schedule)
+    np.testing.assert_allclose(plan.times, scheduler.timesteps.numpy(), rtol=1e-4)
+
+
+def test_what_a_flow_does_not_follow_is_named() -> None:
+    config = {"stochastic_sampling": True}
+    (note,) = import_flow(config, image_tokens=16, most_shift=1.15, to_last=False).notes
+    assert "stochastic_sampling" in note

@@ -30,22 +30,14 @@ from services.core.network import OpenedModel
 from services.core.trajectory import Trajectory
 from services.families import discover
 from services.serving.in_process import InProcessBackend, PoolSettings
-from tests.engines import (
-    MODELS,
-    Gate,
-    Hook,
-    ScriptedEngine,
-    Shelf,
-    call,
-    one_of_each,
-    opened,
-    some_pixels,
-    tiny_gan,
-    until,
-)
+from tests.engines import call, opened, some_pixels
+from tests.scripted import Gate, Hook, ScriptedEngine, until
+from tests.tiny_models import MODELS, Shelf, one_of_each, tiny_gan
 
 T = TypeVar("T")
 Backends = Callable[..., InProcessBackend]
+
+GENERATORS = sorted(MODELS.keys() - {"super_resolution"})
 
 
 @pytest.fixture
@@ -121,7 +113,7 @@ def test_values_come_without_an_image(start: Backends) -> None:
 
 def test_many_calls_at_once_are_answered_each_with_its_own(start: Backends) -> None:
     backend = start()
-    calls = [call("generate", model=f"tiny-{f}", seed=s) for s in range(8) for f in MODELS]
+    calls = [call("generate", model=f"tiny-{f}", seed=s) for s in range(8) for f in GENERATORS]
 
     async def all_at_once() -> list[Any]:
         return await asyncio.gather(*(backend.run(one) for one in calls))
@@ -197,7 +189,8 @@ def test_one_failing_row_ends_its_call_and_withdraws_the_other_rows(start: Backe
 
     answer, error = run(both())
     assert type(error) is EngineFailure
-    assert answer == replace(run(backend.run(good)), timings=answer.timings)
+    again = run(backend.run(good))
+    assert (again.model, again.items) == (answer.model, answer.items)
     until(lambda: backend.loop.status().trajectories == 0)
 
 

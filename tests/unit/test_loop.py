@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from threading import Lock
@@ -15,56 +14,27 @@ import pytest
 from services.core.errors import (
     AtelierError,
     Canceled,
-    DeadlineExceeded,
-    DeadlineUnmeetable,
-    QueueFull,
     Unavailable,
 )
-from services.core.images import Pixels
-from services.core.job import Job
 from services.runtime.loop import Loop
 from services.runtime.ticket import Ticket
-from tests.engines import (
+from tests.scripted import (
     PATIENCE,
     Gate,
     ScriptedEngine,
-    Work,
-    carry,
+    bytes_alone,
+    error_of,
+    pixel_bytes,
     scripted,
     until,
     work,
 )
 
 
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """Holds every step; opened when the test is over, so that the loop can stop."""
-    found = Gate("step")
-    yield found
-    found.open()
-
-
-def alone(job: Job[Work]) -> Pixels:
-    """The pixels of a job that has an engine to itself."""
-    pixels = carry(ScriptedEngine(), [job])[0].pixels
-    assert pixels is not None
-    return pixels
-
-
-def pixels_of(ticket: Ticket) -> bytes:
-    pixels = ticket.future.result(PATIENCE).result.pixels
-    assert pixels is not None
-    return pixels.tobytes()
-
-
-def error_of(ticket: Ticket) -> BaseException | None:
-    return ticket.future.exception(PATIENCE)
-
-
 def test_a_job_comes_out_as_its_engine_alone_makes_it(loop: Loop) -> None:
     job = work("a", steps=5)
     (ticket,) = loop.submit(scripted(ScriptedEngine()), [job])
-    assert pixels_of(ticket) == alone(job).tobytes()
+    assert pixel_bytes(ticket) == bytes_alone(job)
 
 
 def test_a_newcomer_joins_at_the_next_evaluation(loop: Loop, gate: Gate) -> None:
@@ -103,7 +73,7 @@ def test_a_withdrawn_row_is_gone_at_the_next_evaluation(loop: Loop, gate: Gate) 
     assert isinstance(error_of(tickets[1]), Canceled)
     gate.open()
     for place in (0, 2):
-        assert pixels_of(tickets[place]) == alone(jobs[place]).tobytes()
+        assert pixel_bytes(tickets[place]) == bytes_alone(jobs[place])
 
 
 def test_a_row_that_is_withdrawn_while_it_waits_is_never_evaluated(loop: Loop, gate: Gate) -> None:
@@ -126,18 +96,18 @@ def test_the_next_request_after_a_withdrawal_is_unharmed(loop: Loop, gate: Gate)
     loop.withdraw(tickets)
     gate.open()
     job = work("c", steps=3)
-    assert pixels_of(loop.submit(model, [job])[0]) == alone(job).tobytes()
+    assert pixel_bytes(loop.submit(model, [job])[0]) == bytes_alone(job)
 
 
 def test_withdrawing_what_is_done_or_withdrawn_changes_nothing(loop: Loop) -> None:
     model = scripted(ScriptedEngine())
     tickets = loop.submit(model, [work("a")])
-    done = pixels_of(tickets[0])
+    done = pixel_bytes(tickets[0])
     loop.withdraw(tickets)
     loop.withdraw(tickets)
     job = work("b")
-    assert pixels_of(loop.submit(model, [job])[0]) == alone(job).tobytes()
-    assert pixels_of(tickets[0]) == done
+    assert pixel_bytes(loop.submit(model, [job])[0]) == bytes_alone(job)
+    assert pixel_bytes(tickets[0]) == done
 
 
 def test_the_earliest_deadline_goes_first_whatever_came_first(loop: Loop, gate: Gate) -> None:
@@ -166,7 +136,7 @@ def test_a_row_may_be_ahead_of_its_mates(loop: Loop, gate: Gate) -> None:
     gate.wait()
     gate.open()
     for job, ticket in zip(jobs, tickets, strict=True):
-        assert pixels_of(ticket) == alone(job).tobytes()
+        assert pixel_bytes(ticket) == bytes_alone(job)
     assert sorted(len(ids) for ids in engine.stages("step")) == [1, 1, 1, 2, 3]
 
 
@@ -190,99 +160,10 @@ def test_two_models_take_turns_and_share_no_batch(loop: Loop) -> None:
     jobs = [work(f"{i}", steps=4) for i in range(10)]
     tickets = [loop.submit(models[i % 2], [job])[0] for i, job in enumerate(jobs)]
     for job, ticket in zip(jobs, tickets, strict=True):
-        assert pixels_of(ticket) == alone(job).tobytes()
+        assert pixel_bytes(ticket) == bytes_alone(job)
     for parity, engine in enumerate(engines):
         seen = {int(name) for _, ids in engine.batches for name in ids}
         assert seen == set(range(parity, 10, 2))
-
-
-def test_a_full_queue_is_refused_at_once_while_work_goes_on(gate: Gate) -> None:
-    loop = Loop(Lock(), queue_seconds=10.0)
-    model = scripted(ScriptedEngine(gate), seconds=1.0, knee=1)
-    (running,) = loop.submit(model, [work("a", steps=9)])
-    gate.wait()
-    for _ in range(5):
-        started = time.monotonic()
-        with pytest.raises(QueueFull) as caught:
-            loop.submit(model, [work("b", steps=2)])
-        assert time.monotonic() - started < 0.1
-        assert caught.value.retry_after is not None
-        assert caught.value.retry_after >= 1
-    assert loop.status().trajectories == 1
-    gate.open()
-    running.future.result(PATIENCE)
-    loop.submit(model, [work("b", steps=2)])[0].future.result(PATIENCE)
-    loop.close()
-
-
-def test_work_that_is_done_makes_room_step_by_step(gate: Gate) -> None:
-    loop = Loop(Lock(), queue_seconds=10.0)
-    model = scripted(ScriptedEngine(gate), seconds=1.0, knee=1)
-    loop.submit(model, [work("a", steps=9)])
-    gate.wait()
-    assert loop.status().queue_seconds == pytest.approx(10)
-    reserved = []
-    for _ in range(4):
-        gate.advance()
-        reserved.append(loop.status().queue_seconds)
-    assert reserved == pytest.approx([9, 8, 7, 6], rel=0.05)
-    loop.submit(model, [work("b", steps=2)])
-    gate.open()
-    loop.close(drain_seconds=PATIENCE)
-
-
-def test_a_deadline_that_cannot_be_met_is_refused_at_once(loop: Loop, gate: Gate) -> None:
-    model = scripted(ScriptedEngine(gate), seconds=0.5, knee=1)
-    loop.submit(model, [work("a", steps=4)])
-    gate.wait()
-    started = time.monotonic()
-    with pytest.raises(DeadlineUnmeetable):
-        loop.submit(model, [work("b", steps=9, deadline=started + 2)])
-    assert time.monotonic() - started < 0.1
-    assert loop.status().trajectories == 1
-
-
-def test_a_row_whose_deadline_has_passed_is_let_go_with_its_place(loop: Loop, gate: Gate) -> None:
-    engine = ScriptedEngine(gate)
-    model = scripted(engine)
-    deadline = time.monotonic() + 0.2
-    (late,) = loop.submit(model, [work("late", steps=50, deadline=deadline)])
-    job = work("mate", steps=3)
-    (mate,) = loop.submit(model, [job])
-    gate.wait()
-    until(lambda: time.monotonic() > deadline)
-    gate.open()
-    assert isinstance(error_of(late), DeadlineExceeded)
-    assert pixels_of(mate) == alone(job).tobytes()
-    assert sum("late" in ids for ids in engine.stages("step")) <= 1
-
-
-def test_a_row_without_a_deadline_is_never_dropped_for_being_late(loop: Loop, gate: Gate) -> None:
-    model = scripted(ScriptedEngine(gate), seconds=1e-6)
-    (ticket,) = loop.submit(model, [work("a", steps=3)])
-    gate.wait()
-    until(lambda: time.monotonic() > ticket.deadline)
-    gate.open()
-    ticket.future.result(PATIENCE)
-
-
-def test_a_patient_row_ends_under_a_flood_of_urgent_ones(loop: Loop) -> None:
-    engine = ScriptedEngine(lambda stage, ids: time.sleep(0.002))
-    model = scripted(engine, knee=1, keys=("shared", "flood"))
-    far = time.monotonic() + 1000
-    (patient,) = loop.submit(model, [work("patient", steps=1, deadline=far)])
-    served = 0
-    flood: list[Ticket] = []
-    while not patient.future.done():
-        assert time.monotonic() < far - 1000 + PATIENCE
-        flood = [ticket for ticket in flood if not ticket.future.done()]
-        while len(flood) < 4:
-            served += 1
-            soon = time.monotonic() + 5
-            flood += loop.submit(model, [work(f"{served}", key="flood", deadline=soon)])
-        time.sleep(0.001)
-    patient.future.result(0)
-    assert served > 50
 
 
 def test_a_hanging_evaluation_shows_in_the_heartbeat_and_blocks_no_question(
@@ -366,7 +247,7 @@ def test_closing_finishes_what_was_accepted_and_takes_nothing_new(gate: Gate) ->
     gate.open()
     closing.join(PATIENCE)
     for job, ticket in zip(jobs, tickets, strict=True):
-        assert pixels_of(ticket) == alone(job).tobytes()
+        assert pixel_bytes(ticket) == bytes_alone(job)
     assert not loop.status().alive
 
 
@@ -412,7 +293,7 @@ def test_nothing_is_left_after_a_storm_of_requests_withdrawals_and_faults(loop: 
         error = error_of(ticket)
         if kind == "fine":
             assert error is None
-            assert pixels_of(ticket) == alone(ticket.job).tobytes()
+            assert pixel_bytes(ticket) == bytes_alone(ticket.job)
         elif kind in ("fail prepare", "fail decode"):
             assert error is not None
     until(lambda: loop.status().trajectories == 0)
@@ -429,6 +310,6 @@ def test_whoever_gave_up_waiting_disturbs_nobody(loop: Loop, gate: Gate) -> None
     gate.wait()
     assert tickets[0].future.cancel()
     gate.open()
-    assert pixels_of(tickets[1]) == alone(job).tobytes()
+    assert pixel_bytes(tickets[1]) == bytes_alone(job)
     until(lambda: loop.status().trajectories == 0)
     assert loop.status().alive

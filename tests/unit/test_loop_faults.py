@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from services.core.errors import EngineFailure, InvalidParameter, OutOfDeviceMemory
-from services.core.job import Call, Job, Task
+from services.core.job import Call, Task
 from services.core.parameters import Latents
 from services.core.trajectory import Result, Trajectory
 from services.runtime.batching import PREPARING
 from services.runtime.loop import Loop
 from services.runtime.registry import LoadedModel
-from services.runtime.ticket import Ticket
-from tests.engines import (
-    PATIENCE,
-    RowByRow,
-    ScriptedEngine,
-    carry,
-    floats,
-    opened,
-    ready,
-    scripted,
-    until,
-    work,
-)
+from tests.engines import RowByRow, carry, floats, opened, ready
+from tests.scripted import PATIENCE, ScriptedEngine, bytes_alone, pixel_bytes, scripted, until, work
 
 STAGES = pytest.mark.parametrize("stage", ["prepare", "step", "decode"])
 OUT_OF_MEMORY = [
@@ -40,18 +28,6 @@ OUT_OF_MEMORY = [
 MEMORY = pytest.mark.parametrize(
     "error", OUT_OF_MEMORY, ids=["torch", "onnxruntime", "c++", "python"]
 )
-
-
-def expected(job: Job[Any]) -> bytes:
-    pixels = carry(ScriptedEngine(), [job])[0].pixels
-    assert pixels is not None
-    return pixels.tobytes()
-
-
-def pixels_of(ticket: Ticket) -> bytes:
-    pixels = ticket.future.result(PATIENCE).result.pixels
-    assert pixels is not None
-    return pixels.tobytes()
 
 
 def raising(stage: str, name: str, error: Exception) -> Callable[[str, tuple[str, ...]], None]:
@@ -84,7 +60,7 @@ def test_a_row_that_fails_fails_alone(loop: Loop, stage: str, noisy: bool) -> No
     assert type(error) is EngineFailure
     assert "kernel" not in str(error), "an engine's inner words are for the log"
     for place in (0, 1, 3):
-        assert pixels_of(tickets[place]) == expected(jobs[place])
+        assert pixel_bytes(tickets[place]) == bytes_alone(jobs[place])
 
 
 def test_a_fault_in_the_middle_of_the_way_leaves_no_trace_in_the_noise_of_others(
@@ -100,7 +76,7 @@ def test_a_fault_in_the_middle_of_the_way_leaves_no_trace_in_the_noise_of_others
     jobs = [work(name, steps=12) for name in "abcde"]
     tickets = loop.submit(scripted(ScriptedEngine(hook)), jobs)
     for job, ticket in zip(jobs, tickets, strict=True):
-        assert pixels_of(ticket) == expected(job)
+        assert pixel_bytes(ticket) == bytes_alone(job)
 
 
 def test_an_engines_own_refusal_reaches_the_caller_as_it_is(loop: Loop) -> None:
@@ -121,7 +97,7 @@ def test_out_of_memory_halves_the_batch_lowers_the_cap_and_succeeds(
     jobs = [work(f"{i}", steps=3) for i in range(8)]
     tickets = loop.submit(model, jobs)
     for job, ticket in zip(jobs, tickets, strict=True):
-        assert pixels_of(ticket) == expected(job)
+        assert pixel_bytes(ticket) == bytes_alone(job)
     sizes = [len(ids) for ids in engine.stages(stage)]
     assert sizes[:3] == [8, 4, 2]
     if stage == "prepare":
@@ -141,7 +117,7 @@ def test_a_cap_counts_rows_not_requests(loop: Loop) -> None:
     model = scripted(engine, knee=8)
     jobs = [work(f"{i}", steps=2, rows_each=2) for i in range(4)]
     for job, ticket in zip(jobs, loop.submit(model, jobs), strict=True):
-        assert pixels_of(ticket) == expected(job)
+        assert pixel_bytes(ticket) == bytes_alone(job)
     assert model.caps.limit(("step", "shared"), 32) == 4
 
 
@@ -155,7 +131,7 @@ def test_a_single_row_that_does_not_fit_is_told_so_alone(
     tickets = loop.submit(scripted(engine), jobs)
     assert type(tickets[1].future.exception(PATIENCE)) is OutOfDeviceMemory
     for place in (0, 2):
-        assert pixels_of(tickets[place]) == expected(jobs[place])
+        assert pixel_bytes(tickets[place]) == bytes_alone(jobs[place])
 
 
 class Forgetful(ScriptedEngine):
@@ -170,7 +146,7 @@ def test_an_engine_that_loses_results_fails_and_the_loop_lives(loop: Loop) -> No
     for ticket in tickets:
         assert type(ticket.future.exception(PATIENCE)) is EngineFailure
     job = work("d")
-    assert pixels_of(loop.submit(scripted(ScriptedEngine()), [job])[0]) == expected(job)
+    assert pixel_bytes(loop.submit(scripted(ScriptedEngine()), [job])[0]) == bytes_alone(job)
 
 
 def poisoned_gan() -> LoadedModel:
@@ -203,4 +179,4 @@ def test_a_row_that_is_not_a_number_fails_alone(loop: Loop, place: int) -> None:
             continue
         alone = carry(model.engine, [jobs[i]])[0].pixels
         assert alone is not None
-        assert pixels_of(ticket) == alone.tobytes()
+        assert pixel_bytes(ticket) == alone.tobytes()

@@ -27,7 +27,8 @@ from services.sampling.ode import (
     velocity_coefficients,
 )
 from services.sampling.schedule import Flow, Schedule, VariancePreserving
-from tests.engines import SCHEDULES
+from tests.gaussian_data import SCHEDULES
+from tests.mixtures import THREE, Mixture
 
 EVERY_SCHEDULE = pytest.mark.parametrize("name", SCHEDULES)
 PREDICTIONS: tuple[PredictionType, ...] = ("epsilon", "v_prediction", "sample", "flow")
@@ -35,31 +36,10 @@ BOTH_DIAGONALS = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
 """Two probes in the plane whose mean of ``v v^T`` is the identity: the trace is exact."""
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Clean points around some centres in the plane, each a Gaussian of the same deviation."""
-
-    centers: Tensor
-    std: float
-
-    def log_density(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
-        """Of ``alpha x_0 + sigma noise``."""
-        variance = alpha**2 * self.std**2 + sigma**2
-        square = (x[:, None] - alpha * self.centers).square().sum(2)
-        logits = -0.5 * square / variance - math.log(2 * math.pi * variance)
-        return torch.logsumexp(logits, 1) - math.log(len(self.centers))
-
-    def denoise(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
-        """``E[x_0 | x]``: each centre's own, by its share of the density."""
-        variance = alpha**2 * self.std**2 + sigma**2
-        offsets = x[:, None] - alpha * self.centers
-        shares = torch.softmax(-0.5 * offsets.square().sum(2) / variance, 1)
-        means = self.centers + alpha * self.std**2 / variance * offsets
-        return (shares[:, :, None] * means).sum(1)
-
-
 MIXTURE = Mixture(
-    torch.tensor([[0.8, 0.0], [-0.5, 0.6], [-0.3, -0.9]], dtype=torch.float64), std=0.25
+    centers=torch.tensor([[0.8, 0.0], [-0.5, 0.6], [-0.3, -0.9]], dtype=torch.float64),
+    weights=torch.full((3,), 1 / 3, dtype=torch.float64),
+    std=0.25,
 )
 POINTS = torch.tensor([[0.7, 0.1], [-0.4, 0.5], [0.1, -0.1], [-0.2, -1.3]], dtype=torch.float64)
 
@@ -83,11 +63,12 @@ class MixtureField:
     schedule: Schedule
     prediction: PredictionType
     probes: Tensor
+    mixture: Mixture = MIXTURE
 
     def __call__(self, x: Tensor, way: float) -> Slope:
         point = point_at(self.schedule, way)
         state = x.detach().clone().requires_grad_()
-        clean = MIXTURE.denoise(state, point.alpha, point.sigma)
+        clean = self.mixture.denoise(state, point.alpha, point.sigma)
         output = predicted(self.prediction, state, clean, point.alpha, point.sigma)
         (product,) = torch.autograd.grad(output, state, self.probes)
         coefficients = velocity_coefficients(self.prediction, point)
@@ -104,13 +85,13 @@ def by_rk4(field: MixtureField, x: Tensor, steps: int) -> Tensor:
             slopes.append(field(rk4_state(x, slopes, 1 / steps), at))
         change = rk4_change(slopes, 1 / steps)
         x, log_det = x + change.velocity, log_det + change.divergence
-    return at_the_end(x, field.schedule) + log_det
+    return at_the_end(x, field.schedule, field.mixture) + log_det
 
 
-def at_the_end(x: Tensor, schedule: Schedule) -> Tensor:
+def at_the_end(x: Tensor, schedule: Schedule, mixture: Mixture = MIXTURE) -> Tensor:
     """Of pure noise the standard normal density; of a rest of signal, the mixture's own."""
     last = point_at(schedule, 1.0)
-    return MIXTURE.log_density(x, last.alpha, last.sigma)
+    return mixture.log_density(x, last.alpha, last.sigma)
 
 
 def exactly_traced(schedule: Schedule, prediction: PredictionType, steps: int) -> Tensor:
@@ -192,6 +173,21 @@ def test_one_probe_is_right_on_average() -> None:
     error = float(found.std()) / math.sqrt(count)
     assert float(found.std()) > 0.01
     assert float(found.mean()) == pytest.approx(float(expected(Flow())[2]), abs=2 * error + 1e-3)
+
+
+@pytest.mark.slow
+@EVERY_SCHEDULE
+def test_the_estimate_of_ten_thousand_draws_lies_within_two_standard_errors(name: str) -> None:
+    """One probe each, of the mixture that every sampler draws from; the truth is closed form."""
+    count, generator = 10_000, torch.Generator().manual_seed(5)
+    schedule, prediction = SCHEDULES[name]
+    first = point_at(schedule, 0.0)
+    noise = torch.randn((count, 2), generator=generator, dtype=torch.float64)
+    x = first.alpha * THREE.draws(count, seed=6) + first.sigma * noise
+    probes = rademacher((count, 2), generator).double()
+    found = by_rk4(MixtureField(schedule, prediction, probes, THREE), x, 48)
+    wrong = found - THREE.log_density(x, first.alpha, first.sigma)
+    assert abs(float(wrong.mean())) < 2 * float(wrong.std()) / math.sqrt(count)
 
 
 def test_runge_and_kuttas_method_is_of_fourth_order() -> None:

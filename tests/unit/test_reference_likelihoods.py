@@ -24,15 +24,9 @@ from services.core.network import OpenedModel
 from services.core.pixels import to_tensor
 from services.families.likelihood import comparable
 from services.sampling.schedule import VariancePreserving
-from tests.engines import (
-    GaussianData,
-    ask,
-    opened,
-    ready,
-    some_pixels,
-    tiny_diffusion,
-    tiny_vae,
-)
+from tests.engines import ask, opened, ready, some_pixels
+from tests.gaussian_data import GaussianData
+from tests.tiny_models import tiny_diffusion, tiny_vae
 
 ESTIMATES = 40
 

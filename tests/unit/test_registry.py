@@ -14,7 +14,8 @@ from services.core.errors import InvalidManifest, InvalidNetwork, ModelNotFound
 from services.core.network import OpenedModel
 from services.families import discover
 from services.runtime.registry import Registry
-from tests.engines import CPU, MODELS, Shelf, one_of_each, tiny_gan, tiny_vae
+from tests.engines import CPU
+from tests.tiny_models import MODELS, Shelf, one_of_each, tiny_gan, tiny_vae
 
 
 def registry(shelf: Shelf, **settings: Any) -> Registry:
@@ -122,7 +123,7 @@ def test_a_megabyte_of_a_name_is_refused_in_few_words() -> None:
 
 def test_a_family_that_nobody_knows_is_an_invalid_manifest() -> None:
     held = registry(Shelf({"odd": lambda: replace(tiny_gan(), family="quantum")}))
-    with pytest.raises(InvalidManifest, match="known are diffusion, flow, gan, vae"):
+    with pytest.raises(InvalidManifest, match="known are diffusion, flow, gan, super_resolution, vae"):
         held.load("odd")
 
 

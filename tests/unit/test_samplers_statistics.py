@@ -11,12 +11,10 @@ from services.sampling.dpm_solver import multistep_2
 from services.sampling.plan import Plan, make
 from services.sampling.samplers import SAMPLERS, make_plan, samplers_for
 from services.sampling.schedule import Flow, Grid, VarianceExploding, VariancePreserving
+from tests.mixtures import THREE
 from tests.trajectories import Denoiser, Walk, run
 
 COUNT = 10_000
-MEANS = torch.tensor([[0.9, 0.4], [-0.8, 0.7], [0.1, -0.9]], dtype=torch.float64)
-WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-STD = 0.15
 STEPS = {
     "heun": 60,
     "unipc": 60,
@@ -34,23 +32,11 @@ MANY = 400  # of the samplers of first order, and those along the reverse SDE
 
 
 def exact_draws(seed: int) -> Tensor:
-    """Points of the mixture, ``[COUNT, 2]``."""
-    generator = torch.Generator().manual_seed(seed)
-    which = torch.multinomial(WEIGHTS, COUNT, replacement=True, generator=generator)
-    noise = torch.randn((COUNT, 2), generator=generator, dtype=torch.float64)
-    return MEANS[which] + STD * noise
-
-
-def denoised(x: Tensor, alpha: float, sigma: float) -> Tensor:
-    """``E[x_0 | x]`` for the mixture, in closed form."""
-    variance = alpha**2 * STD**2 + sigma**2
-    away = x.unsqueeze(-2) - alpha * MEANS
-    posterior = torch.softmax(WEIGHTS.log() - away.square().sum(-1) / (2 * variance), -1)
-    return (posterior.unsqueeze(-1) * (MEANS + alpha * STD**2 / variance * away)).sum(-2)
+    return THREE.draws(COUNT, seed)
 
 
 def exact(x: Tensor, _: np.ndarray, alphas: np.ndarray, sigmas: np.ndarray) -> Tensor:
-    return denoised(x, float(alphas[0]), float(sigmas[0]))
+    return THREE.denoise(x, float(alphas[0]), float(sigmas[0]))
 
 
 class Points(Walk):

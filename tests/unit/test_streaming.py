@@ -1,4 +1,4 @@
-"""Watching a call: what is told, what a slow reader costs, and what closing the stream frees."""
+"""What is told of a call under way, to whoever watches it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import pytest
-import torch
 
 from services.core.engine import Engine
-from services.core.errors import EngineFailure, InvalidManifest, InvalidParameter, QueueFull
+from services.core.errors import EngineFailure, InvalidParameter, QueueFull
 from services.core.images import ImageLimits, decode, read_header
 from services.core.job import (
     Call,
@@ -33,30 +31,17 @@ from services.core.network import OpenedModel
 from services.core.parameters import Parameters
 from services.core.trajectory import Trajectory, Workload
 from services.families import discover
-from services.families.diffusion.previews import fit
 from services.runtime.loop import Loop
 from services.serving import wire
 from services.serving.in_process import InProcessBackend, PoolSettings
 from services.serving.mailbox import PREVIEWS_KEPT, Mailbox
-from tests.engines import (
-    SCHEDULES,
-    Gate,
-    GaussianData,
-    Hook,
-    ScriptedEngine,
-    Shelf,
-    Work,
-    call,
-    one_of_each,
-    opened,
-    ready,
-    scripted,
-    tiny_diffusion,
-    until,
-    work,
-)
+from tests.engines import call, opened
+from tests.scripted import Gate, Hook, ScriptedEngine, Work, scripted, until, work
+from tests.tiny_models import Shelf, one_of_each
 
 T = TypeVar("T")
+
+
 SILENT = Watch()
 
 
@@ -89,13 +74,6 @@ def start() -> Iterator[Callable[..., InProcessBackend]]:
     yield build
     for backend in started:
         backend.close()
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    found = Gate("step")
-    yield found
-    found.open()
 
 
 class Several(Work):
@@ -315,21 +293,6 @@ def test_what_came_meanwhile_is_read_in_order_and_the_latest_of_each_row() -> No
     assert batch[3].step == 2
 
 
-@pytest.mark.parametrize(
-    ("watch", "steps", "due"),
-    [
-        (Watch(), 10, []),
-        (Watch(preview_every=4), 12, [4, 8]),
-        (Watch(previews=3), 8, [2, 4, 6]),
-        (Watch(previews=1), 25, [12]),
-        (Watch(previews=3), 2, [1]),
-        (Watch(previews=3), 1, []),
-    ],
-)
-def test_previews_are_due(watch: Watch, steps: int, due: list[int]) -> None:
-    assert [step for step in range(1, steps + 1) if watch.due(step, steps)] == due
-
-
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_previews_come_in_the_calls_format_and_the_images_size(start: Any, kind: Any) -> None:
     plain = call("generate", model="tiny-diffusion", steps=8, sampler="euler")
@@ -339,89 +302,6 @@ def test_previews_come_in_the_calls_format_and_the_images_size(start: Any, kind:
     for preview in previews:
         header = read_header(preview.image, ImageLimits())
         assert (header.format, header.width, header.height) == (kind.upper(), 8, 8)
-
-
-def test_a_preview_of_pixels_is_the_denoised_image() -> None:
-    schedule, prediction = SCHEDULES["variance_preserving"]
-    data = GaussianData(0.4, schedule)
-    options = {"schedule": {"type": "variance_preserving"}, "prediction_type": prediction}
-    model = opened(
-        "diffusion",
-        {"denoiser": data.network((1, 8, 8), prediction)},
-        resolution=(8, 8),
-        options=options,
-    )
-    engine = ready(model)
-    (job,) = engine.jobs(call("generate", steps=6, sampler="ddim"))
-    batch = engine.prepare([job])
-    for _ in range(3):
-        level, x = batch[0].level, batch[0].x
-        engine.step(batch)
-    denoised = data.denoise(x.double(), level.alpha, level.sigma)
-    expected = ((denoised + 1) / 2 * 255).round().clamp(0, 255)
-    shown = engine.preview(batch[0])
-    assert shown is not None
-    assert np.abs(shown.astype(float) - expected.numpy()).max() <= 1
-    assert engine.noise_level(batch[0]) == pytest.approx(batch[0].plan.sigmas[3])
-
-
-def test_a_map_fitted_to_an_affine_decoder_is_that_decoder() -> None:
-    source = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, 4, generator=source).double() * 20
-    bias = torch.tensor([90.0, 120.0, 150.0]).double()
-    latents = [torch.randn(4, 6, 6, generator=source) for _ in range(8)]
-    colors = [
-        torch.einsum("ck,khw->chw", weight, z.double()) + bias.view(-1, 1, 1) for z in latents
-    ]
-    pixels = [
-        c.round().clamp(0, 255).byte().repeat_interleave(2, 1).repeat_interleave(2, 2)
-        for c in colors
-    ]
-    fitted = fit(latents, [p.numpy() for p in pixels])
-    assert torch.allclose(fitted.weight, weight, atol=1.5)
-    assert torch.allclose(fitted.bias, bias, atol=1.5)
-    exact = colors[0].clamp(0, 255).numpy()
-    assert np.abs(fitted.apply(latents[0]).astype(float) - exact).mean() < 2
-
-
-def test_a_preview_of_latents_is_made_of_the_denoised_one() -> None:
-    engine: Any = ready(tiny_diffusion())
-    (job,) = engine.jobs(call("generate", prompt="red", steps=6))
-    batch = engine.prepare([job])
-    assert engine.preview(batch[0]) is None
-    engine.step(batch)
-    shown = engine.preview(batch[0])
-    assert shown.shape == (3, 4, 4)
-    assert (shown == engine.preview_map.apply(batch[0].denoised)).all()
-
-
-def test_a_manifest_may_give_the_colours() -> None:
-    model = tiny_diffusion()
-    given = {"weight": [[1.0, 2.0]] * 3, "bias": [10.0, 20.0, 30.0]}
-    engine: Any = ready(_with(model, preview=given))
-    shown = engine.preview_map.apply(torch.tensor([3.0, 4.0]).view(2, 1, 1))
-    assert shown.flatten().tolist() == [21, 31, 41]
-    with pytest.raises(InvalidManifest, match="3 rows of 2"):
-        ready(_with(model, preview={"weight": [[1.0]], "bias": [0.0]}))
-
-
-def test_an_inpainting_shows_what_it_keeps() -> None:
-    engine: Any = ready(tiny_diffusion())
-    image = np.full((3, 8, 8), 40, np.uint8)
-    mask = np.zeros((1, 8, 8), np.uint8)
-    mask[:, :, 4:] = 255
-    kept = []
-    for prompt in ("a red circle", "a blue square"):
-        wanted = call("inpaint", images=[image], mask=mask, prompt=prompt, steps=6, seed=len(kept))
-        batch = engine.prepare(engine.jobs(wanted))
-        engine.step(batch)
-        kept.append(engine.preview(batch[0]))
-    assert (kept[0][:, :, :2] == kept[1][:, :, :2]).all()
-    assert (kept[0][:, :, 2:] != kept[1][:, :, 2:]).any()
-
-
-def _with(model: OpenedModel, **options: Any) -> OpenedModel:
-    return replace(model, options={**model.options, **options})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from services.core.errors import InvalidParameter, UnsupportedTask
 from services.core.labels import label_index
-from services.core.network import DifferentiableNetwork, OpenedModel
+from services.core.network import OpenedModel
+from services.families.diffusion.gradients import Gradients
 from services.families.diffusion.options import DiffusionOptions
 from services.families.diffusion.parameters import Guided
 from services.sampling.classifier_guidance import class_cotangent, shifted
@@ -51,15 +52,15 @@ class ClassifierGuide:
     """The classifier of one model, or the lack of one.
 
     Its network takes ``x`` and ``t`` as the denoiser does and gives ``logits``, one per label of
-    ``options: {classifier: {labels: [...]}}``. It is opened when the first row needs it, in a form
-    that has gradients.
+    ``options: {classifier: {labels: [...]}}``.
     """
 
     def __init__(self, model: OpenedModel, options: DiffusionOptions, device: torch.device) -> None:
         """Open nothing yet."""
         self._model, self._device = model, device
         self.labels = tuple(options.classifier.labels) if options.classifier else ()
-        self._opened: DifferentiableNetwork | None = None
+        self._scale = options.classifier.scale if options.classifier else 0.0
+        self._gradients = Gradients(model, NETWORK)
 
     def target(self, parameters: Guided) -> Target | None:
         """The class that a request asks to be guided to; none without a label.
@@ -81,16 +82,25 @@ class ClassifierGuide:
                     param="classifier_scale",
                 )
             return None
-        if NETWORK not in self._model.gradients:
+        if not self._gradients.exist:
             raise UnsupportedTask(
                 f"the classifier of {self._model.id} cannot be differentiated (an ONNX graph has "
                 "no gradients; a safetensors export of an architecture that ships with Atelier "
                 "has), so it cannot guide; leave label out",
                 param="label",
             )
-        scale = 1.0 if parameters.classifier_scale is None else parameters.classifier_scale
+        asked = parameters.classifier_scale
+        scale = self._scale if asked is None else asked
         index = label_index(parameters.label, self.labels, model_id=self._model.id)
         return Target(index, scale) if scale else None
+
+    def open(self) -> None:
+        """Open the network with its gradients.
+
+        Raises:
+            ModelError: its file is missing, changed, or no fit.
+        """
+        self._gradients.network()
 
     def guided(self, denoised: Tensor, aimed: Sequence[Aimed]) -> Tensor:
         """Denoised images with those of some rows moved towards their classes.
@@ -104,7 +114,7 @@ class ClassifierGuide:
         Raises:
             ModelError: the classifier cannot be opened.
         """
-        network = self._network()
+        network = self._gradients.network()
         output = next(iter(network.outputs))
         x = torch.stack([one.x for one in aimed]).to(self._device)
         times = torch.tensor([one.time for one in aimed], dtype=torch.float32)
@@ -124,8 +134,3 @@ class ClassifierGuide:
             torch.tensor([one.sigma for one in aimed], dtype=torch.float64),
         )
         return moved
-
-    def _network(self) -> DifferentiableNetwork:
-        if self._opened is None:
-            self._opened = self._model.differentiable(NETWORK)
-        return self._opened

@@ -6,22 +6,21 @@ each row by itself, so that a row's condition does not depend on its company.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
+from services.core.adaptation import ScaledLora
 from services.core.errors import InvalidNetwork, InvalidParameter
 from services.core.labels import label_index
 from services.core.model import Conditioning
-from services.core.network import Network, OpenedModel, PromptEncoder
+from services.core.network import AdaptablePromptEncoder, Network, OpenedModel, PromptEncoder
 from services.families.diffusion.options import DiffusionOptions, FromLabel, FromPrompt
+from services.families.diffusion.prompt_cache import PromptCache
 from services.families.diffusion.steering import Condition, Words
 from services.families.diffusion.tokenizer import Vocabulary
-
-REMEMBERED_PROMPTS = 32
 
 
 class Conditioner(Protocol):
@@ -76,12 +75,17 @@ class Conditioner(Protocol):
         """
         ...
 
-    def condition(self, words: Words, scale: float) -> Condition:
+    def counts(self) -> Mapping[str, int]:
+        """Running totals that are worth a series; see `Engine.counts`."""
+        ...
+
+    def condition(self, words: Words, scale: float, loras: Sequence[ScaledLora] = ()) -> Condition:
         """The tensors for one branch of one row.
 
         Args:
             words: what was said.
             scale: the guidance scale, for networks that take it as an input.
+            loras: in force; those that change how prompts are read take part in reading.
 
         Raises:
             InvalidParameter: the model cannot read it.
@@ -103,6 +107,10 @@ class _Closed:
 
     def open(self, denoiser: Network) -> None:
         """Nothing to open."""
+
+    def counts(self) -> Mapping[str, int]:
+        """Nothing to count."""
+        return {}
 
     def refuse_label(self, words: Words) -> None:
         """Refuse a label; raises `InvalidParameter`."""
@@ -126,7 +134,12 @@ class Unconditional(_Closed):
         self.refuse_label(words)
         self.refuse_prompt(words, "is unconditional and takes no prompt")
 
-    def condition(self, words: Words, scale: float) -> Condition:  # noqa: ARG002 - see Conditioner
+    def condition(
+        self,
+        words: Words,
+        scale: float,  # noqa: ARG002 - see Conditioner
+        loras: Sequence[ScaledLora] = (),  # noqa: ARG002 - see Conditioner
+    ) -> Condition:
         """No tensors."""
         self.check(words)
         return {}
@@ -145,7 +158,12 @@ class FactorWords(_Closed):
         """See `Conditioner.check`."""
         self._tokens(words)
 
-    def condition(self, words: Words, scale: float) -> Condition:  # noqa: ARG002 - see Conditioner
+    def condition(
+        self,
+        words: Words,
+        scale: float,  # noqa: ARG002 - see Conditioner
+        loras: Sequence[ScaledLora] = (),  # noqa: ARG002 - see Conditioner
+    ) -> Condition:
         """One token per factor."""
         return {"tokens": torch.tensor(self._tokens(words))}
 
@@ -158,7 +176,7 @@ class FactorWords(_Closed):
 
 
 class Prompts(_Closed):
-    """A model's own prompt encoder, run once per distinct prompt."""
+    """A model's own prompt encoder, run once for a prompt that is still remembered."""
 
     continuous = True
 
@@ -168,7 +186,7 @@ class Prompts(_Closed):
         self.inputs = (*options.inputs, *(["guidance"] if self._embedded else []))
         self.branches = not self._embedded and options.unguided_branch
         self._encoder: PromptEncoder | None = None
-        self._encode = lru_cache(maxsize=REMEMBERED_PROMPTS)(self._encoded)
+        self.cache = PromptCache()
 
     def open(self, denoiser: Network) -> None:
         """See `Conditioner.open`; the empty prompt shows whether both fit."""
@@ -196,18 +214,33 @@ class Prompts(_Closed):
                 param=words.param,
             )
 
-    def condition(self, words: Words, scale: float) -> Condition:
+    def counts(self) -> Mapping[str, int]:
+        """Look-ups of prompts that were remembered, and of those that were not."""
+        return {"prompt_cache_hits": self.cache.hits, "prompt_cache_misses": self.cache.misses}
+
+    def condition(self, words: Words, scale: float, loras: Sequence[ScaledLora] = ()) -> Condition:
         """What the prompt encoder makes of it, and the scale where the network takes it."""
         self.check(words)
-        told = self._encode(words.prompt, words.param == "negative_prompt")
+        prompt, negative = words.prompt, words.param == "negative_prompt"
+        heard = [lora for lora in loras if lora.lora.changes_prompts]
+        key = (self.model_id, prompt, negative, self._version(), *(lora.key for lora in heard))
+        told = self.cache.get(key, lambda: self._encoded(prompt, negative, heard))
         if self._embedded:
             return {**told, "guidance": torch.tensor(scale, dtype=torch.float32)}
         return told
 
-    def _encoded(self, prompt: str, negative: bool) -> Condition:
+    def _version(self) -> str:
+        """Of the words that were added to the model's own, where it has adapters."""
+        adaptable = self._model.adapters is not None and self._encoder is not None
+        return cast(AdaptablePromptEncoder, self._encoder).version if adaptable else ""
+
+    def _encoded(self, prompt: str, negative: bool, loras: Sequence[ScaledLora]) -> Condition:
         if self._encoder is None:
             raise InvalidNetwork(f"the prompt encoder of '{self.model_id}' is not open")
-        return self._encoder(prompt, negative=negative)
+        if not loras:
+            return self._encoder(prompt, negative=negative)
+        encoder = cast(AdaptablePromptEncoder, self._encoder)
+        return encoder.adapted(prompt, loras, negative=negative)
 
 
 class Labels(_Closed):
@@ -225,7 +258,12 @@ class Labels(_Closed):
         """See `Conditioner.check`."""
         self._index(words)
 
-    def condition(self, words: Words, scale: float) -> Condition:  # noqa: ARG002 - see Conditioner
+    def condition(
+        self,
+        words: Words,
+        scale: float,  # noqa: ARG002 - see Conditioner
+        loras: Sequence[ScaledLora] = (),  # noqa: ARG002 - see Conditioner
+    ) -> Condition:
         """The label's index."""
         index: Tensor = torch.tensor(self._index(words), dtype=torch.int64)
         return {"label": index}

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from services.core.network import Network
+from services.families.diffusion.adapters import evaluated as with_adapters
 from services.families.diffusion.classifier import Aimed, ClassifierGuide
 from services.families.diffusion.flights import Judgement, Sampling
 from services.families.diffusion.options import DiffusionOptions
+from services.families.diffusion.step_cache import StepCache, evaluated
 from services.sampling.denoiser import to_denoised
 from services.sampling.guidance import combine, dynamically_thresholded
 
@@ -40,13 +42,25 @@ def denoise(
     guidance = [t.steering.guidance_at(t.index) for t in rows]
     branches = [t.steering.branches_at(t.index) for t in rows]
     owners = [i for i, told in enumerate(branches) for _ in told]
+    heard = [t.steering.controls_at(t.index) for t in rows]
     x = torch.stack([t.x for t in rows])
     levels = [t.level for t in rows]
     times = torch.tensor([level.time for level in levels], dtype=torch.float32)
     inputs = {"x": x[owners], "t": times[owners]}
     conditions = [condition for told in branches for condition in told]
     inputs |= {name: torch.stack([c[name] for c in conditions]) for name in conditions[0]}
-    outputs = network(**{name: value.to(device) for name, value in inputs.items()})
+    outputs = evaluated(
+        network,
+        {name: value.to(device) for name, value in inputs.items()},
+        [_step_cache(t) for t in rows],
+        [len(told) for told in branches],
+        lambda given, places: with_adapters(
+            network,
+            given,
+            [rows[owners[place]].steering.loras for place in places],
+            [heard[owners[place]] for place in places],
+        ),
+    )
     combined, agreed = combine(outputs[next(iter(network.outputs))].cpu(), guidance)
     denoised = to_denoised(
         options.prediction_type,
@@ -63,6 +77,11 @@ def denoise(
     if aimed:
         denoised = classifier.guided(denoised, aimed)
     return _bounded(denoised, rows, options.clip_sample, pixel_range), agreed
+
+
+def _step_cache(row: Sampling | Judgement) -> StepCache | None:
+    cache = row.step_cache if isinstance(row, Sampling) else None
+    return cache if cache is not None and row.index >= cache.begins else None
 
 
 def _bounded(

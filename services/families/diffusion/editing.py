@@ -15,7 +15,9 @@ from services.core.errors import InvalidParameter
 from services.core.images import Pixels, resized
 from services.core.job import Job
 from services.families.diffusion.flights import Blend
-from services.families.diffusion.parameters import Generate, Invert, Outpaint
+from services.families.diffusion.options import DiffusionOptions
+from services.families.diffusion.panorama import check_growth, grows, mask_of
+from services.families.diffusion.parameters import Generate, Inpaint, Invert, Outpaint
 from services.families.latent import Frames, ends, generator, latent_from
 from services.sampling.interpolation import slerp
 from services.sampling.plan import Plan
@@ -57,11 +59,18 @@ def first_state(
     if known is None:
         return varied(noise, job) * plan.initial_scale, None
     x = float(plan.alphas[0]) * known + float(plan.sigmas[0]) * noise
+    if is_from_noise(job):
+        x = noise * plan.initial_scale
     if job.mask is None:
         return x, None
     mask = torch.from_numpy(job.mask.astype(np.float32) / 255)
     mask = functional.adaptive_max_pool2d(mask, shape[-2:])
     return x, Blend(known=known, mask=mask, noise=noise)
+
+
+def is_from_noise(job: Job[Any]) -> bool:
+    """Whether an inpainting begins at nothing but noise, as diffusers' do at full strength."""
+    return isinstance(job.parameters, Inpaint) and job.parameters.strength == 1.0
 
 
 def noise_seed(job: Job[Any]) -> int:
@@ -92,7 +101,9 @@ def _is_variation(job: Job[Any]) -> bool:
     return isinstance(job.parameters, Generate) and job.parameters.variation_seed is not None
 
 
-def check_margins(parameters: Outpaint, resolution: tuple[int, int]) -> None:
+def check_margins(
+    parameters: Outpaint, model_id: str, resolution: tuple[int, int], options: DiffusionOptions
+) -> None:
     """Refuse margins that leave nothing to make, or no room for the image.
 
     Raises:
@@ -105,6 +116,9 @@ def check_margins(parameters: Outpaint, resolution: tuple[int, int]) -> None:
             f"{width} x {height} answer",
             param="left",
         )
+    if parameters.canvas == "grow":
+        check_growth(parameters, model_id, resolution, options)
+        return
     for first, second, side in (("left", "right", width), ("top", "bottom", height)):
         taken = getattr(parameters, first) + getattr(parameters, second)
         if taken >= side:
@@ -118,10 +132,13 @@ def check_margins(parameters: Outpaint, resolution: tuple[int, int]) -> None:
 def on_canvas(jobs: Sequence[Job[Any]]) -> list[Job[Any]]:
     """Jobs as they are, but for `Outpaint`: these become an inpainting of their canvas's margins.
 
-    All rows of a call share one canvas, so that it is encoded once.
+    All rows of a call share one canvas, so that it is encoded once; where it grows, the image is.
     """
     if not jobs or not isinstance(jobs[0].parameters, Outpaint):
         return list(jobs)
+    if grows(jobs[0]):
+        mask = mask_of(jobs[0])
+        return [replace(job, mask=mask) for job in jobs]
     canvas, mask = canvas_of(jobs[0].images[0], jobs[0].parameters)
     return [replace(job, images=(canvas,), mask=mask) for job in jobs]
 

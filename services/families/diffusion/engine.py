@@ -2,81 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from services.core.engine import REHEARSED_STEPS, Engine
 from services.core.errors import InvalidParameter
 from services.core.images import Pixels
 from services.core.job import Call, Job
-from services.core.model import Conditioning, ModelInfo
+from services.core.model import ModelInfo
 from services.core.network import Network
 from services.core.parameters import Parameters
-from services.core.pixels import LEVELS
 from services.core.trajectory import Result, Trajectory, Workload
+from services.families.diffusion import native_inpainting
+from services.families.diffusion.adapters import LATE as LATE_ADAPTERS
+from services.families.diffusion.adapters import Attachments
+from services.families.diffusion.classifier import NETWORK as CLASSIFIER
 from services.families.diffusion.classifier import ClassifierGuide
 from services.families.diffusion.conditioning import conditioner_of
 from services.families.diffusion.denoising import denoise
-from services.families.diffusion.editing import (
-    check_margins,
-    first_state,
-    noise_seed,
-    on_canvas,
-)
+from services.families.diffusion.editing import check_margins, on_canvas
 from services.families.diffusion.flights import Judgement, Sampling, advanced
+from services.families.diffusion.native_inpainting import MaskedImages
 from services.families.diffusion.ode_flight import OdeFlight, ProbabilityFlow
+from services.families.diffusion.offers import conditioning_of, operations_of, refusal_of
 from services.families.diffusion.options import DiffusionOptions
+from services.families.diffusion.panorama import (
+    grows,
+    places_of,
+    put_together,
+    views_of,
+    windows_of,
+)
 from services.families.diffusion.parameters import (
     Encode,
     Generate,
-    Inpaint,
-    Interpolate,
-    Invert,
     Likelihood,
     Outpaint,
     Sampled,
-    Variation,
 )
-from services.families.diffusion.posteriors import Posterior, posteriors
-from services.families.diffusion.previews import PreviewMap, clamped, declared_map, fitted_map
+from services.families.diffusion.posteriors import posteriors
+from services.families.diffusion.previews import PreviewMap, declared_map, fitted_map, preview_of
+from services.families.diffusion.reading import Reader
 from services.families.diffusion.results import Renderer
-from services.families.diffusion.steering import (
-    Condition,
-    Steering,
-    Words,
-    check_end_prompt,
-    guidance_of,
-    spoken,
-    steering,
-)
-from services.families.latent import Frames, check_frames, generator
-from services.sampling.guidance import Guidance
-from services.sampling.inversion import make_way
-from services.sampling.plan import Plan
-from services.sampling.samplers import (
-    make_inversion_plan,
-    samplers_for,
-    sigma_schedules_for,
-)
-from services.sampling.schedule import VarianceExploding
+from services.families.diffusion.starting import Starter
+from services.families.diffusion.step_cache import refuse_unless_remembering
+from services.families.latent import Frames, check_frames
+from services.sampling.samplers import samplers_for, sigma_schedules_for
 
-NEEDS_ENCODER = {"variation", "inpaint", "outpaint", "invert", "encode"}
-EVERYTHING: dict[str, type[Parameters]] = {
-    "generate": Generate,
-    "variation": Variation,
-    "inpaint": Inpaint,
-    "outpaint": Outpaint,
-    "invert": Invert,
-    "interpolate": Interpolate,
-    "likelihood": Likelihood,
-    "encode": Encode,
-}
+PANORAMA = "panorama"
+"""What images that have grown share the decoder by."""
 
 
 class DiffusionEngine(Engine):
@@ -92,13 +68,20 @@ class DiffusionEngine(Engine):
         self.has_encoder = not self.in_latents or "encoder" in self.model.networks
         self.classifier = ClassifierGuide(self.model, self.options, self.device)
         self.probability_flow = ProbabilityFlow(self.model, self.options, self.device)
+        self.slices = 0
+        self.attachments = Attachments(self.model)
+        self.reader = Reader(
+            self.model.id, self.options, self.conditioner, self.classifier, self.attachments
+        )
 
     def setup(self) -> None:
         """See `Engine.setup`."""
-        inputs = ["x", "t", *self.conditioner.inputs]
+        native = self.options.inpainting == "native"
+        inputs = ["x", "t", *self.conditioner.inputs, *(native_inpainting.INPUTS if native else ())]
         self.denoiser: Network = self.model.network("denoiser", inputs=inputs, outputs=[])
         self.conditioner.open(self.denoiser)
         self.renderer = Renderer(self.model, self.options, self.device)
+        self.slices = len(self.renderer.tiling.places) if self.renderer.tiling else 0
         self.encoder: Network | None = None
         if self.in_latents and self.has_encoder:
             self.encoder = self.model.network(
@@ -107,12 +90,25 @@ class DiffusionEngine(Engine):
         space = self.options.latent
         declared = space.shape if space else [self.model.channels, *self.model.resolution]
         self.shape = self.latent_shape(declared, self.denoiser.inputs["x"])
+        self.masked_images: MaskedImages | None = None
+        if native:
+            self.masked_images = MaskedImages(
+                self.model, self.encoder, self.renderer, self.shape, self.device
+            )
+        self.starter = Starter(
+            self.options,
+            self.reader,
+            self.probability_flow,
+            self.attachments,
+            self.shape,
+            self.model.resolution,
+        )
         self.preview_map = self._preview_map() if self.in_latents else None
 
     def describe(self) -> ModelInfo:
         """See `Engine.describe`."""
         return self.model_info(
-            conditioning=self._conditioning(),
+            conditioning=conditioning_of(self.conditioner.kind, aimed=bool(self.classifier.labels)),
             labels=self.conditioner.labels or self.classifier.labels,
             likelihood="lower_bound" if "likelihood" in self.operations() else "none",
             limits={
@@ -124,34 +120,17 @@ class DiffusionEngine(Engine):
             },
         )
 
-    def _conditioning(self) -> tuple[Conditioning, ...]:
-        kind = self.conditioner.kind
-        if not self.classifier.labels or kind == "label":
-            return (kind,)
-        return ("label",) if kind == "none" else (kind, "label")
-
     def _judging_methods(self) -> tuple[str, ...]:
         offered = "likelihood" in self.operations()
         return ("bound", *self.probability_flow.methods) if offered else ()
 
     def operations(self) -> Mapping[str, type[Parameters]]:
         """See `Engine.operations`."""
-        judged = self.has_encoder and (not self.in_latents or self.options.observation is not None)
-        without = set() if self.has_encoder else NEEDS_ENCODER
-        without = without if judged else without | {"likelihood"}
-        if isinstance(self.options.schedule, VarianceExploding):
-            without = without | {"likelihood", "encode"}  # both end in noise of unit variance
-        return {name: kind for name, kind in EVERYTHING.items() if name not in without}
+        return operations_of(self.options, has_encoder=self.has_encoder)
 
     def refusal(self, name: str) -> str:
         """See `Engine.refusal`."""
-        offered = f"it offers {', '.join(self.operations())}"
-        if name == "reconstruct":
-            return (
-                f"{self.model.id} does not reconstruct; encode the image and generate from its "
-                f"latents, or use a VAE; {offered}"
-            )
-        return f"{self.model.id} cannot {name}; {offered}"
+        return refusal_of(name, self.model.id, [*self.operations()])
 
     def jobs(self, call: Call, *, deadline: float | None = None) -> list[Job[Any]]:
         """See `Engine.jobs`; an outpainting becomes the inpainting of a larger canvas."""
@@ -159,14 +138,12 @@ class DiffusionEngine(Engine):
 
     def check(self, call: Call, parameters: Any) -> None:
         """See `Engine.check`."""
-        if isinstance(parameters, Sampled):
-            self._steering(parameters, read=self._checked)
-        else:
-            self._checked(*spoken(parameters))
+        self.reader.check(parameters)
+        self.attachments.check(call, parameters)
         if isinstance(parameters, Frames):
             check_frames(call, parameters)
         if isinstance(parameters, Outpaint):
-            check_margins(parameters, self.model.resolution)
+            check_margins(parameters, self.model.id, self.model.resolution, self.options)
         if isinstance(parameters, Likelihood) and parameters.method == "ode":
             self.probability_flow.check()
         elif isinstance(parameters, Likelihood | Encode):
@@ -184,12 +161,22 @@ class DiffusionEngine(Engine):
             return Workload(decode="bound", step="denoiser", evaluations=count)
         if isinstance(parameters, Encode):
             return Workload(decode="values", step="denoiser", evaluations=parameters.steps)
-        plan, _ = self._way(parameters)
+        plan, _ = self.reader.plan(parameters)
+        if grows(job):
+            growth = places_of(parameters, self.model.resolution, self.options)
+            windows = windows_of(growth, self.shape)
+            return Workload(
+                decode=PANORAMA,
+                step="denoiser",
+                evaluations=len(plan),
+                rows=self.reader.most_rows(parameters) * len(windows.places),
+            )
         return Workload(
             decode="image",
             step="denoiser",
             evaluations=len(plan),
-            rows=self._steering(parameters, read=lambda _: {}).most_rows,
+            rows=self.reader.most_rows(parameters),
+            slices=self.slices,
         )
 
     def rehearsal(self) -> Sequence[Job[Any]]:
@@ -197,15 +184,47 @@ class DiffusionEngine(Engine):
         sampled = Generate(steps=REHEARSED_STEPS, sampler="euler", guidance_scale=1.0)
         jobs: list[Job[Any]] = [Job("rehearsal", self.model.id, "generate", sampled)]
         if "likelihood" in self.operations():
-            blank = np.zeros((self.model.channels, *self.model.resolution), np.uint8)
-            judged = Likelihood(steps=REHEARSED_STEPS, samples=1)
-            jobs.append(Job("rehearsal", self.model.id, "likelihood", judged, images=(blank,)))
+            jobs.append(self._judging(Likelihood(steps=REHEARSED_STEPS, samples=1)))
         return jobs
+
+    def _judging(self, parameters: Likelihood) -> Job[Any]:
+        """A rehearsal of judging a black image."""
+        blank = np.zeros((self.model.channels, *self.model.resolution), np.uint8)
+        return Job("rehearsal", self.model.id, "likelihood", parameters, images=(blank,))
+
+    def late_part(self, job: Job[Any]) -> str | None:
+        """See `Engine.late_part`: networks with their gradients, and adapters."""
+        parameters = job.parameters
+        if isinstance(parameters, Likelihood) and parameters.method == "ode":
+            return str(self.probability_flow.workload(parameters).step)
+        if isinstance(parameters, Sampled) and self.classifier.target(parameters) is not None:
+            return CLASSIFIER
+        return self.attachments.late_part(job)
+
+    def open_late(self, part: str) -> Sequence[Job[Any]]:
+        """See `Engine.open_late`; the classifier's gradient is costed as a row of the denoiser."""
+        if part == CLASSIFIER:
+            self.classifier.open()
+            return ()
+        if part.startswith(LATE_ADAPTERS):
+            self.attachments.open_late(part)
+            return ()
+        self.probability_flow.open()
+        return [self._judging(self.probability_flow.rehearsal(part))]
 
     def prepare(self, jobs: Sequence[Job[Any]]) -> list[Trajectory]:
         """Encode the images of the whole batch once, then start each row."""
+        if any(getattr(job.parameters, "step_cache", None) is not None for job in jobs):
+            refuse_unless_remembering(self.denoiser, self.model.id)
         found = posteriors(jobs, self.encoder, self.renderer, self.model.pixel_range, self.device)
-        return [self._start(job, found) for job in jobs]
+        native = self.masked_images
+        holes = native.of(jobs) if native is not None else [None] * len(jobs)
+        return [
+            self.starter.start(
+                job, self.workload(job), [found[id(image)] for image in job.images], hole
+            )
+            for job, hole in zip(jobs, holes, strict=True)
+        ]
 
     def step(self, batch: Sequence[Trajectory]) -> None:
         """One evaluation of the denoiser for rows at any level, of any sampler and any task.
@@ -216,17 +235,19 @@ class DiffusionEngine(Engine):
             self.probability_flow.step([t for t in batch if isinstance(t, OdeFlight)])
             return
         rows = [t for t in batch if isinstance(t, Sampling | Judgement)]
-        denoised, agreed = denoise(
+        seen = [view for t in rows for view in views_of(t)]
+        found, verdicts = denoise(
             self.denoiser,
-            rows,
+            seen,
             self.options,
             self.classifier,
             self.model.pixel_range,
             self.device,
         )
+        denoised, agreed = put_together(rows, found, verdicts)
         sampled = [i for i, t in enumerate(rows) if isinstance(t, Sampling)]
         samplings = [t for t in rows if isinstance(t, Sampling)]
-        states = advanced(samplings, denoised[sampled]) if samplings else []
+        states = advanced(samplings, [denoised[i] for i in sampled])
         terms = [
             (t, t.term(image))
             for t, image in zip(rows, denoised, strict=True)
@@ -248,7 +269,14 @@ class DiffusionEngine(Engine):
             return self.renderer.estimates([t for t in batch if isinstance(t, OdeFlight)])
         if kind == "values":
             return [self.renderer.latents(t) for t in batch]
+        if kind == PANORAMA:
+            return [self.renderer.panorama(t) for t in batch if isinstance(t, Sampling)]
         return self.renderer.images(batch)
+
+    def decode_slice(self, batch: Sequence[Trajectory]) -> None:
+        """See `Engine.decode_slice`: one tile of each latent."""
+        for t, part in zip(batch, self.renderer.slice(batch), strict=True):
+            t.parts.append(part)
 
     def noise_level(self, trajectory: Trajectory) -> float | None:
         """See `Engine.noise_level`."""
@@ -256,156 +284,19 @@ class DiffusionEngine(Engine):
             return None
         return float(trajectory.plan.next_sigmas[trajectory.index - 1])
 
+    def counts(self) -> Mapping[str, int]:
+        """See `Engine.counts`."""
+        return self.conditioner.counts()
+
     def preview(self, trajectory: Trajectory) -> Pixels | None:
         """The denoised image of the last evaluation; of latents, its colours (`PreviewMap`)."""
-        if not isinstance(trajectory, Sampling) or trajectory.denoised is None:
+        if not isinstance(trajectory, Sampling) or trajectory.windows is not None:
             return None
-        denoised = trajectory.denoised
-        if trajectory.blend is not None:
-            denoised = trajectory.blend.apply(denoised, alpha=1.0, sigma=0.0)
-        if self.in_latents:
-            return self.preview_map.apply(denoised) if self.preview_map else None
-        low, high = self.model.pixel_range
-        return clamped((denoised.cpu() - low) / (high - low) * (LEVELS - 1))
+        if self.in_latents and self.preview_map is None:
+            return None
+        return preview_of(trajectory, self.preview_map, self.model.pixel_range)
 
     def _preview_map(self) -> PreviewMap | None:
         if self.options.preview is not None:
             return declared_map(self.options.preview, self.model.channels, self.shape[0])
         return fitted_map(self)
-
-    def _start(self, job: Job[Any], by_image: Mapping[int, Posterior]) -> Trajectory:
-        parameters = job.parameters
-        source = generator(noise_seed(job))
-        load = self.workload(job)
-        found = [by_image[id(image)] for image in job.images]
-        if isinstance(parameters, Likelihood):
-            condition = self._condition(*spoken(parameters))
-            if parameters.method == "ode":
-                return self.probability_flow.start(job, load, source, condition, found[0])
-            return self._judgement(job, load, source, condition, *found[0])
-        if isinstance(parameters, Encode):
-            condition = self._condition(*spoken(parameters))
-            plan = make_inversion_plan(self.options.schedule, parameters.steps)
-            return Sampling(
-                job=job,
-                workload=load,
-                x=found[0][0] * float(plan.alphas[0]),
-                generator=source,
-                condition=condition,
-                steering=Steering(conditions=(condition,), evaluations=len(plan)),
-                plan=plan,
-            )
-        plan, _ = self._way(parameters)
-        steering = self._steering(parameters, index=job.index)
-        known = found[0][0] if found else None
-        x, blend = first_state(job, plan, source, known, self.shape)
-        return Sampling(
-            job=job,
-            workload=load,
-            x=x,
-            generator=source,
-            condition=steering.conditions[0],
-            steering=steering,
-            plan=plan,
-            blend=blend,
-        )
-
-    def _judgement(
-        self,
-        job: Job[Any],
-        load: Workload,
-        source: torch.Generator,
-        condition: Condition,
-        mean: Tensor,
-        std: Tensor,
-    ) -> Judgement:
-        judgement = Judgement(
-            job=job,
-            workload=load,
-            x=mean,
-            generator=source,
-            condition=condition,
-            steering=Steering(conditions=(condition,), evaluations=load.evaluations),
-            grid=self.options.schedule.bound_grid(job.parameters.steps),
-            mean=mean,
-            std=std,
-            pixels=torch.from_numpy(job.images[0].astype(np.float64)),
-            passes=job.parameters.samples,
-            uniform=not self.in_latents,
-        )
-        judgement.begin_pass()
-        return judgement
-
-    def _guidance(self, parameters: Sampled) -> Guidance:
-        guidance = guidance_of(parameters, self.options.defaults.guidance_scale)
-        # Without a condition both branches would hear the same.
-        return guidance if self.conditioner.branches else guidance.unscaled()
-
-    def _way(self, parameters: Sampled) -> tuple[Plan, int]:
-        """A request's plan, and how many of its evaluations first carry an image to noise.
-
-        Raises:
-            InvalidParameter: see `make_way`.
-        """
-        defaults = self.options.defaults
-        part = parameters.strength if isinstance(parameters, Variation | Invert) else 1.0
-        return make_way(
-            parameters.sampler or defaults.sampler,
-            self.options.schedule,
-            defaults.steps if parameters.steps is None else parameters.steps,
-            parameters.sigma_schedule,
-            strength=part,
-            inverts=isinstance(parameters, Invert),
-        )
-
-    def _steering(
-        self,
-        parameters: Sampled,
-        *,
-        index: int = 0,
-        read: Callable[[Words], Condition] | None = None,
-    ) -> Steering:
-        """What the network is told on the way of one row of a request.
-
-        Raises:
-            InvalidParameter: words that the model does not know, or guidance that it cannot have.
-        """
-        if parameters.dynamic_threshold is not None and self.in_latents:
-            raise InvalidParameter(
-                f"dynamic_threshold holds pixels in their range, and {self.model.id} denoises "
-                "latents, which have none; use guidance_rescale",
-                param="dynamic_threshold",
-            )
-        if isinstance(parameters, Interpolate):
-            check_end_prompt(parameters, self.model.id, between=self.conditioner.continuous)
-        read = read or partial(self._condition, scale=parameters.guidance_scale)
-        plan, climb = self._way(parameters)
-        return steering(
-            parameters,
-            index=index,
-            evaluations=len(plan),
-            climb=climb,
-            guidance=self._guidance(parameters),
-            target=self.classifier.target(parameters),
-            condition=lambda words: read(self._unaimed(words)),
-        )
-
-    def _unaimed(self, words: Words) -> Words:
-        """Words without the label, where that is for the classifier alone."""
-        if self.classifier.labels and self.conditioner.kind != "label":
-            return replace(words, label=None)
-        return words
-
-    def _condition(self, words: Words, *, scale: float | None = None) -> Condition:
-        """What the network is told beside the state and the time.
-
-        Raises:
-            InvalidParameter: the model cannot be told this.
-        """
-        default = self.options.defaults.guidance_scale
-        return self.conditioner.condition(words, default if scale is None else scale)
-
-    def _checked(self, words: Words) -> Condition:
-        """Nothing but a refusal, for what `_condition` would not read; needs no `setup`."""
-        self.conditioner.check(words)
-        return {}

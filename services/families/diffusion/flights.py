@@ -15,6 +15,8 @@ from torch import Tensor
 
 from services.core.trajectory import Trajectory
 from services.families.diffusion.steering import Steering
+from services.families.diffusion.step_cache import StepCache
+from services.families.diffusion.tiling import Tiling
 from services.sampling.bounds import diffusion_last_term, diffusion_prior_term, diffusion_term
 from services.sampling.plan import Plan
 from services.sampling.plan import advanced as states_after
@@ -51,7 +53,8 @@ class Sampling(Trajectory):
     """A state on its way along a plan, from noise to image or, inverted, back.
 
     ``denoised`` is the denoised image of the last evaluation; ``past`` holds the states and the
-    denoised images of as many as the plan's rows refer to, the latest first.
+    denoised images of as many as the plan's rows refer to, the latest first. ``windows``: what the
+    network sees at once of a state that is larger than its own.
     """
 
     plan: Plan
@@ -59,11 +62,14 @@ class Sampling(Trajectory):
     denoised: Tensor | None = None
     past: tuple[tuple[Tensor, Tensor], ...] = ()
     blend: Blend | None = None
+    step_cache: StepCache | None = None
+    windows: Tiling | None = None
 
     @property
     def rows(self) -> int:
-        """Network rows of the next evaluation: what guidance needs there."""
-        return self.steering.rows_at(self.index)
+        """Network rows of the next evaluation: what guidance needs there, in every window."""
+        count = 1 if self.windows is None else len(self.windows.places)
+        return self.steering.rows_at(self.index) * count
 
     @property
     def level(self) -> Level:
@@ -82,6 +88,8 @@ class Sampling(Trajectory):
         """Move on to the next state, and remember what later rows refer to."""
         self.denoised = denoised
         self.past = ((self.x, denoised), *self.past)[: self.plan.memory]
+        if self.step_cache is not None:
+            self.step_cache.commit()
         self.commit(state)
 
 
@@ -159,15 +167,20 @@ def posterior_noise(shape: Sequence[int], generator: torch.Generator, *, uniform
     return (torch.rand(tuple(shape), generator=generator) - 0.5) * math.sqrt(12)
 
 
-def advanced(batch: Sequence[Sampling], denoised: Tensor) -> list[Tensor]:
-    """Where every sampling's own row of coefficients takes it, in one expression for all.
+def advanced(batch: Sequence[Sampling], denoised: Sequence[Tensor]) -> list[Tensor]:
+    """Where every sampling's own row of coefficients takes it, in one expression for each shape.
 
     Args:
-        batch: at least one.
-        denoised: ``[n, ...]``, the guided denoised images.
+        batch: the samplings.
+        denoised: the guided denoised image of each.
 
     Returns:
         The next state of each; nothing is changed yet.
     """
-    moved = states_after(batch, denoised)
-    return [t.blended(state) for t, state in zip(batch, moved.unbind(0), strict=True)]
+    states: dict[int, Tensor] = {}
+    for shape in dict.fromkeys(image.shape for image in denoised):
+        places = [i for i, image in enumerate(denoised) if image.shape == shape]
+        rows = [batch[i] for i in places]
+        moved = states_after(rows, torch.stack([denoised[i] for i in places]))
+        states |= {i: batch[i].blended(x) for i, x in zip(places, moved.unbind(0), strict=True)}
+    return [states[i] for i in range(len(batch))]

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from services.core.engine import REHEARSED_STEPS
 from services.core.errors import UnsupportedTask
 from services.core.job import Job
-from services.core.network import DifferentiableNetwork, OpenedModel
+from services.core.network import OpenedModel
 from services.core.pixels import require_finite
 from services.core.trajectory import Trajectory, Workload
 from services.families.diffusion.flights import posterior_noise
+from services.families.diffusion.gradients import Gradients
 from services.families.diffusion.options import DiffusionOptions
 from services.families.diffusion.parameters import Likelihood
 from services.sampling.ode import (
@@ -39,6 +41,8 @@ from services.sampling.ode import (
 )
 
 NETWORK = "denoiser"
+FIXED, ADAPTIVE = "ode", "ode_adaptive"
+"""What rows of either solver share their evaluations by; see `Workload.step`."""
 ADAPTIVE_PARTS = 16
 """Parts of an adaptive solution; a cancelled one stops after the part under way."""
 ADAPTIVE_EVALUATIONS = 2000
@@ -113,21 +117,17 @@ class OdeFlight(Trajectory):
 
 
 class ProbabilityFlow:
-    """Starts and advances the trajectories of one model.
-
-    The differentiable network is opened when the first of them starts, for the one that samples
-    fastest may have no gradients (onnxruntime's have none).
-    """
+    """Starts and advances the trajectories of one model."""
 
     def __init__(self, model: OpenedModel, options: DiffusionOptions, device: torch.device) -> None:
         """Open nothing yet."""
         self._model, self._options, self._device = model, options, device
-        self._opened: DifferentiableNetwork | None = None
+        self._gradients = Gradients(model, NETWORK)
 
     @property
     def methods(self) -> tuple[str, ...]:
         """``ode`` where the model has a network that can be differentiated, else nothing."""
-        return ("ode",) if NETWORK in self._model.gradients else ()
+        return ("ode",) if self._gradients.exist else ()
 
     def check(self) -> None:
         """Refuse what cannot be done without gradients.
@@ -146,8 +146,26 @@ class ProbabilityFlow:
     def workload(self, parameters: Likelihood) -> Workload:
         """Fixed steps share evaluations with one another, adaptive ones only the turn."""
         if parameters.solver == "dopri5":
-            return Workload("ode", "ode_adaptive", ADAPTIVE_PARTS, parameters.probes)
-        return Workload("ode", "ode", RK4_STAGES * parameters.steps, parameters.probes)
+            return Workload("ode", ADAPTIVE, ADAPTIVE_PARTS, parameters.probes)
+        return Workload("ode", FIXED, RK4_STAGES * parameters.steps, parameters.probes)
+
+    def open(self) -> None:
+        """Open the network with its gradients.
+
+        Raises:
+            ModelError: its file is missing, changed, or no fit.
+        """
+        self._gradients.network()
+
+    def rehearsal(self, step: str) -> Likelihood:
+        """What the cost of an evaluation is measured by.
+
+        Args:
+            step: ``step`` of the workload, `FIXED` or `ADAPTIVE`.
+        """
+        if step == ADAPTIVE:  # as short as can be: how long a part is depends on the image
+            return Likelihood(method="ode", solver="dopri5", tolerance=0.1, probes=1)
+        return Likelihood(method="ode", steps=REHEARSED_STEPS // RK4_STAGES, probes=1)
 
     def start(
         self,
@@ -166,7 +184,6 @@ class ProbabilityFlow:
             condition: what the network is told beside the state and its level.
             posterior: mean and standard deviation of the image in the denoiser's space.
         """
-        self._network()
         mean, std = posterior
         first = point_at(self._options.schedule, 0.0)
         clean, states, probes = [], [], []
@@ -193,7 +210,7 @@ class ProbabilityFlow:
 
     def step(self, batch: Sequence[OdeFlight]) -> None:
         """One evaluation for all rows of fixed steps, or one part of each adaptive solution."""
-        if batch[0].workload.step == "ode":
+        if batch[0].workload.step == FIXED:
             states = [rk4_state(t.x, t.slopes, t.step) for t in batch]
             found = self._slopes(batch, states, [t.way for t in batch])
             for t, evaluated in zip(batch, found, strict=True):
@@ -219,7 +236,7 @@ class ProbabilityFlow:
         self, batch: Sequence[OdeFlight], states: Sequence[Tensor], ways: Sequence[float]
     ) -> list[Slope]:
         """One evaluation of the network and its products for all passes of all rows."""
-        network = self._network()
+        network = self._gradients.network()
         points = [point_at(self._options.schedule, way) for way in ways]
         counts = torch.tensor([t.passes for t in batch])
         times = torch.tensor([point.time for point in points], dtype=torch.float32)
@@ -249,8 +266,3 @@ class ProbabilityFlow:
             slope(x, out, back, t.probes, *velocity_coefficients(prediction, point))
             for t, x, point, out, back in parts
         ]
-
-    def _network(self) -> DifferentiableNetwork:
-        if self._opened is None:
-            self._opened = self._model.differentiable(NETWORK)
-        return self._opened

@@ -10,8 +10,9 @@ from services.families.diffusion.tokenizer import Vocabulary
 from services.families.latent import Options
 from services.families.likelihood import ReferenceSettings
 from services.sampling.denoiser import PredictionType
-from services.sampling.samplers import SamplerName, samplers_for
+from services.sampling.samplers import SamplerName, samplers_for, sigma_schedules_for
 from services.sampling.schedule import Flow, Schedule, VariancePreserving
+from services.sampling.sigma_schedules import SigmaSchedule
 
 
 class _Strict(BaseModel):
@@ -19,19 +20,28 @@ class _Strict(BaseModel):
 
 
 class LatentSpace(_Strict):
-    """The denoiser's space: ``(z - shift) / scale`` of the encoder's z, per channel."""
+    """The denoiser's space: ``(z - shift) / scale`` of the encoder's z, per channel.
+
+    ``sampled``: an edit begins at a draw from the encoder's posterior, as diffusers' pipelines do,
+    instead of at its mean.
+    """
 
     shape: Annotated[list[int], Field(min_length=3, max_length=3)]
     shift: list[float]
     scale: list[Annotated[float, Field(gt=0)]]
+    sampled: bool = False
 
 
 class Defaults(_Strict):
-    """Settings of a request that names none."""
+    """Settings of a request that names none.
+
+    ``sigma_schedule`` holds for every sampler that takes one.
+    """
 
     sampler: SamplerName = "dpmpp_2m"
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
     guidance_scale: Annotated[float, Field(ge=0, le=50)] = 3.0
+    sigma_schedule: SigmaSchedule | None = None
 
 
 class Observation(_Strict):
@@ -72,9 +82,13 @@ class FromLabel(_Strict):
 
 
 class ClassifierOptions(_Strict):
-    """The network ``classifier`` names these classes of a noisy state, in the logits' order."""
+    """The network ``classifier`` names these classes of a noisy state, in the logits' order.
+
+    ``scale`` is how strongly a label is aimed at where a request does not say.
+    """
 
     labels: Annotated[list[str], Field(min_length=2, max_length=100_000)]
+    scale: Annotated[float, Field(ge=0, le=100)] = 1.0
 
 
 class DiffusionOptions(Options):
@@ -90,6 +104,11 @@ class DiffusionOptions(Options):
     classifier: ClassifierOptions | None = None
     clip_sample: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Denoised images are held between minus this and this."
+    )
+    inpainting: Literal["blended", "native"] = Field(
+        default="blended",
+        description="blended: what is kept is put back after every step. native: the denoiser "
+        "takes `mask` and `masked_image` beside the state, as a UNet of 9 channels does.",
     )
     defaults: Defaults = Defaults()
     reference_log_likelihoods: list[float] | None = None
@@ -119,5 +138,11 @@ class DiffusionOptions(Options):
             raise ValueError(
                 f"the default sampler {sampler} does not fit the schedule; use one of "
                 f"{', '.join(fitting)}"
+            )
+        levels, known = self.defaults.sigma_schedule, sigma_schedules_for(schedule)
+        if levels is not None and levels not in known:
+            raise ValueError(
+                f"the default sigma_schedule {levels} does not fit the schedule; use one of "
+                f"{', '.join(known)}"
             )
         return self

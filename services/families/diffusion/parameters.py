@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from services.core.parameters import Latents, Parameters, Seed
+from services.families.diffusion.adapter_fields import Adapted
 from services.families.latent import Count, Frames, PerImage
 from services.sampling.samplers import SamplerName
 from services.sampling.sigma_schedules import SigmaSchedule
@@ -41,7 +42,14 @@ Label = Annotated[
 class Conditioned(Parameters):
     """Base of everything that can be told what the image shows."""
 
-    prompt: Prompt = ""
+    prompt: Annotated[
+        Prompt,
+        Field(
+            description="Any text, also none. One that is longer than the model reads is refused, "
+            "not cut off. What a model's tokenizer does not know, such as control characters, it "
+            "passes over or reads as an unknown word."
+        ),
+    ] = ""
     factors: Factors = None
     label: Label = None
 
@@ -90,8 +98,8 @@ class Guided(Conditioned):
             Field(
                 ge=0,
                 le=100,
-                description="For models with a classifier: how strongly label is aimed at; 1 "
-                "unless given, 0: not at all. Its gradient costs about another branch.",
+                description="For models with a classifier: how strongly label is aimed at; the "
+                "model's own unless given, 0: not at all. Its gradient costs about another branch.",
             ),
         ]
         | None
@@ -149,7 +157,7 @@ class Guided(Conditioned):
         return interval
 
 
-class Sampled(Guided):
+class Sampled(Guided, Adapted):
     """Base of everything that runs a sampler from noise to an image."""
 
     steps: Annotated[int, Field(ge=1, le=1000, description="Steps of the sampler.")] | None = None
@@ -157,7 +165,23 @@ class Sampled(Guided):
     sigma_schedule: (
         Annotated[
             SigmaSchedule,
-            Field(description="Noise levels to visit in place of the sampler's own."),
+            Field(
+                description="Noise levels to visit in place of the sampler's own. Where a model "
+                "has a default, null asks for the sampler's own."
+            ),
+        ]
+        | None
+    ) = None
+    step_cache: (
+        Annotated[
+            float,
+            Field(
+                gt=0,
+                le=1,
+                description="For transformers that run on torch: where the first block's addition "
+                "changed by less than this share since the last whole evaluation, the other blocks "
+                "are left out and add what they added then. 0.1 is usual; faster, and not exact.",
+            ),
         ]
         | None
     ) = None
@@ -223,11 +247,13 @@ class Inpaint(Variation):
 
 
 class Outpaint(Inpaint):
-    """Parameters of ``outpaint``: the image is made smaller, and its surroundings are made.
+    """Parameters of ``outpaint``: what surrounds the image is made.
 
-    The answer has the model's own size. The image is scaled into the box that the margins leave and
-    kept there to the pixel; what the margins cover is made anew. Margins in the proportions of the
-    image keep its own; others stretch it.
+    ``keep``: the answer has the model's own size. The image is scaled into the box that the margins
+    leave and kept there to the pixel; what the margins cover is made anew. Margins in the
+    proportions of the image keep its own; others stretch it. ``grow``: the image, in the model's
+    own size, is kept as it is, and the answer is larger by the margins. The network sees it in
+    overlapping windows, each of which costs as much as an image.
     """
 
     takes_mask: ClassVar[bool] = False
@@ -236,6 +262,13 @@ class Outpaint(Inpaint):
     top: Margin = 0
     right: Margin = 0
     bottom: Margin = 0
+    canvas: Annotated[
+        Literal["keep", "grow"],
+        Field(
+            description="keep: the answer has the model's own size, the image is scaled to leave "
+            "room. grow: the answer is larger by the margins."
+        ),
+    ] = "keep"
 
 
 class Invert(Sampled):

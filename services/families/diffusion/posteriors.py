@@ -44,10 +44,17 @@ def posteriors(
     if encoder is None:
         mean, std = _within_bins(images, pixel_range)
     else:
-        output = encoder(image=to_tensor(images, pixel_range).to(device))
-        mean = (output["mean"].cpu() - renderer.shift) / renderer.scale
-        std = torch.exp(0.5 * output["log_variance"].cpu()) / renderer.scale
+        mean, std = encoded(to_tensor(images, pixel_range), encoder, renderer, device)
     return {key: (mean[i], std[i]) for key, i in places.items()}
+
+
+def encoded(
+    images: Tensor, encoder: Network, renderer: Renderer, device: torch.device
+) -> Posterior:
+    """The posteriors of images ``[n, channels, height, width]``, stacked; see `posteriors`."""
+    output = encoder(image=images.to(device))
+    mean = (output["mean"].cpu() - renderer.shift) / renderer.scale
+    return mean, torch.exp(0.5 * output["log_variance"].cpu()) / renderer.scale
 
 
 def _within_bins(

@@ -19,6 +19,8 @@ from services.core.engine import Engine
 from services.core.errors import AtelierError, InvalidManifest
 from services.core.images import Pixels
 from services.core.job import Job
+from services.core.pixels import LEVELS
+from services.families.diffusion.flights import Sampling
 from services.families.diffusion.options import PreviewColors
 from services.families.diffusion.parameters import Generate
 
@@ -49,6 +51,27 @@ class PreviewMap:
         return clamped(colors + self.bias.view(-1, 1, 1))
 
 
+def preview_of(
+    trajectory: Sampling, colors: PreviewMap | None, pixel_range: tuple[float, float]
+) -> Pixels | None:
+    """The denoised image of a row's last evaluation; ``None`` before the first.
+
+    Args:
+        trajectory: a row on its way.
+        colors: of a model's latents; ``None`` for a model in pixels.
+        pixel_range: the model's.
+    """
+    denoised = trajectory.denoised
+    if denoised is None:
+        return None
+    if trajectory.blend is not None:
+        denoised = trajectory.blend.apply(denoised, alpha=1.0, sigma=0.0)
+    if colors is not None:
+        return colors.apply(denoised)
+    low, high = pixel_range
+    return clamped((denoised.cpu() - low) / (high - low) * (LEVELS - 1))
+
+
 def declared_map(colors: PreviewColors, channels: int, latent_channels: int) -> PreviewMap:
     """The map that a manifest gives.
 
@@ -70,12 +93,15 @@ def fitted_map(engine: Engine) -> PreviewMap | None:
     ``None`` where the model makes nothing that could be shown; that is no reason not to serve it.
     """
     try:
-        batch = engine.prepare(
-            [Job("preview", engine.model.id, "generate", _LOOK, seed=i) for i in range(SAMPLES)]
-        )
+        jobs = [Job("preview", engine.model.id, "generate", _LOOK, seed=i) for i in range(SAMPLES)]
+        with engine.device_lock:
+            batch = engine.prepare(jobs)
         while not batch[0].finished:
-            engine.step(batch)
-        pixels = [result.pixels for result in engine.decode(batch) if result.pixels is not None]
+            with engine.device_lock:
+                engine.step(batch)
+        with engine.device_lock:
+            results = engine.decode(batch)
+        pixels = [result.pixels for result in results if result.pixels is not None]
     except AtelierError as error:
         log.warning("model '%s' has no previews: %s", engine.model.id, error)
         return None

@@ -10,15 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from services.core.errors import EngineFailure
 from services.core.images import Pixels
 from services.core.network import Network, OpenedModel
 from services.core.parameters import Latents
 from services.core.pixels import LEVELS, require_finite, to_pixels
 from services.core.trajectory import Result, Trajectory
 from services.families.diffusion.editing import seeds_of
-from services.families.diffusion.flights import Judgement
+from services.families.diffusion.flights import Judgement, Sampling
 from services.families.diffusion.ode_flight import OdeFlight
 from services.families.diffusion.options import DiffusionOptions
+from services.families.diffusion.panorama import growth_of
+from services.families.diffusion.tiling import Tiling, tiling_of
 from services.families.likelihood import comparable, judged
 from services.sampling.bounds import (
     discretized_logistic_log_likelihood,
@@ -38,21 +41,47 @@ class Renderer:
         """
         self._model, self._options, self._device = model, options, device
         self._decoder: Network | None = None
+        self.tiling: Tiling | None = None
         self.shift, self.scale = torch.tensor(0.0), torch.tensor(1.0)
         space = options.latent
         if space is not None:
             self._decoder = model.network("decoder", inputs=["z"], outputs=["image"])
+            self.tiling = tiling_of(space.shape, self._decoder.inputs["z"].shape)
             self.shift = torch.tensor(space.shift).view(-1, 1, 1)
             self.scale = torch.tensor(space.scale).view(-1, 1, 1)
 
     def images(self, batch: Sequence[Trajectory]) -> list[Result]:
         """8-bit images; what an inpainting was told to keep is the original's, to the pixel."""
-        decoded = self._decode(torch.stack([t.x for t in batch]))
+        if self.tiling is None:
+            decoded = self._decode(torch.stack([t.x for t in batch]))
+        else:
+            decoded = torch.stack([self._assembled(t.x, t.parts, self.tiling) for t in batch])
         pixels = to_pixels(decoded, self._model.pixel_range)
         return [
-            Result(_composite(t, image), seeds_of(t.job))
+            Result(_composite(t, image), {**seeds_of(t.job), **_reuse(t)})
             for t, image in zip(batch, pixels, strict=True)
         ]
+
+    def panorama(self, t: Sampling) -> Result:
+        """An image that has grown, decoded in tiles of the decoder's own size.
+
+        What was there before is put back, to the pixel.
+        """
+        decoded, space = t.x, self._options.latent
+        if space is not None:
+            _, height, width = space.shape
+            tile = self.tiling.tile if self.tiling else (height, width)
+            decoded = self._assembled(t.x, (), Tiling((t.x.shape[-2], t.x.shape[-1]), tile))
+        (pixels,) = to_pixels(decoded[None], self._model.pixel_range)
+        kept = growth_of(t.job.parameters).inside(pixels, t.job.images[0])
+        return Result(kept, seeds_of(t.job))
+
+    def slice(self, batch: Sequence[Trajectory]) -> list[Tensor]:
+        """The next tile of each, decoded; nothing is changed."""
+        if self.tiling is None:
+            raise EngineFailure(f"'{self._model.id}' decodes at once: this is a bug")
+        tiles = [self.tiling.cut(t.x, len(t.parts)) for t in batch]
+        return [*self._decoded(torch.stack(tiles))]
 
     def latents(self, trajectory: Trajectory) -> Result:
         """The state as it is, for `encode`."""
@@ -93,6 +122,19 @@ class Renderer:
         ]
 
     def _decode(self, x: Tensor) -> Tensor:
+        if self.tiling is None:
+            return self._decoded(x)
+        return torch.stack([self._assembled(row, (), self.tiling) for row in x])
+
+    def _assembled(self, x: Tensor, parts: Sequence[Tensor], tiling: Tiling) -> Tensor:
+        """One image from its tiles; those that are missing are decoded now."""
+        missing = [
+            self._decoded(tiling.cut(x, place)[None])[0]
+            for place in range(len(parts), len(tiling.places))
+        ]
+        return tiling.blend([*parts, *missing])
+
+    def _decoded(self, x: Tensor) -> Tensor:
         if self._decoder is None:
             return x
         z = x * self.scale + self.shift
@@ -185,3 +227,11 @@ def _composite(trajectory: Trajectory, image: Pixels) -> Pixels:
     if mask is None:
         return image
     return np.where(mask > 0, image, trajectory.job.images[0])
+
+
+def _reuse(trajectory: Trajectory) -> dict[str, int]:
+    """Evaluations of branches of which a step cache left out most, where one was asked for."""
+    cache = trajectory.step_cache if isinstance(trajectory, Sampling) else None
+    if cache is None:
+        return {}
+    return {"reused_evaluations": cache.reused}

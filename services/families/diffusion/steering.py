@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from services.core.adaptation import ScaledLora
 from services.core.errors import InvalidParameter
+from services.families.diffusion.adapters import Control
 from services.families.diffusion.classifier import Target
 from services.families.diffusion.parameters import Conditioned, Interpolate, Invert, Sampled
 from services.sampling.guidance import Guidance
@@ -41,6 +43,8 @@ class Steering:
         target: the class that a classifier guides to, if one does.
         threshold: percentile of `dynamically_thresholded`; ``None`` for none.
         agreed: whether adaptive guidance has dropped the unguided branch for good.
+        loras: changes of the network's weights for this row, all the way.
+        controls: control networks; none is heard on the climb.
     """
 
     conditions: tuple[Condition, ...]
@@ -52,6 +56,8 @@ class Steering:
     threshold: float | None = None
     target: Target | None = None
     agreed: bool = False
+    loras: tuple[ScaledLora, ...] = ()
+    controls: tuple[Control, ...] = ()
 
     def guidance_at(self, index: int) -> Guidance:
         """The guidance of an evaluation; shares of the way are counted from the climb's end."""
@@ -66,8 +72,17 @@ class Steering:
         return self.target if within else None
 
     def rows_at(self, index: int) -> int:
-        """What an evaluation takes: its branches, and one more for a classifier's gradient."""
-        return self.guidance_at(index).branches + (self.target_at(index) is not None)
+        """What an evaluation takes: its branches, and one more for a classifier's gradient.
+
+        A control network that it hears costs as many rows as there are branches.
+        """
+        heard = 1 + len(self.controls_at(index))
+        return self.guidance_at(index).branches * heard + (self.target_at(index) is not None)
+
+    def controls_at(self, index: int) -> tuple[Control, ...]:
+        """The control networks that an evaluation hears."""
+        step, steps = index - self.climb, self.evaluations - self.climb
+        return tuple(c for c in self.controls if step >= 0 and c.heard_at(step, steps))
 
     @property
     def most_rows(self) -> int:

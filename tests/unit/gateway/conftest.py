@@ -30,9 +30,12 @@ from services.core.job import (
 )
 from services.core.model import ModelInfo
 from services.core.validation import near
+from services.families import discover
 from services.gateway.app import create_app
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
+from services.serving.in_process import InProcessBackend
+from tests.tiny_models import one_of_each
 
 TIMINGS = Timings(queue=0.001, prepare=0.002, step=0.25, decode=0.004, encode=0.005)
 LATENTS = {"data": base64.b64encode(bytes(8)).decode(), "shape": [2]}
@@ -91,6 +94,7 @@ class ScriptedBackend:
         self.error: BaseException | None = None
         self.held: asyncio.Event | None = None
         self.canceled = 0
+        self.device_seconds = 0.0
         self.is_ready = True
 
     async def run(self, call: Call) -> Answer:
@@ -104,7 +108,8 @@ class ScriptedBackend:
                 raise
         if self.error is not None:
             raise self.error
-        return Answer(call.model, tuple(self._items(call)), TIMINGS)
+        items = tuple(self._items(call))
+        return Answer(call.model, items, TIMINGS, device_seconds=self.device_seconds)
 
     def _items(self, call: Call) -> Iterator[Item]:
         if call.task is Task.LIKELIHOOD:
@@ -123,7 +128,7 @@ class ScriptedBackend:
         answer = await self.run(call)
         for row, item in enumerate(answer.items):
             yield RowFinished(row, item)
-        yield CallFinished(call.model, answer.timings)
+        yield CallFinished(call.model, answer.timings, answer.device_seconds)
 
     async def models(self) -> Sequence[ModelInfo]:
         return list(self.catalog.values())
@@ -179,3 +184,18 @@ def client(connect: Callable[..., TestClient]) -> TestClient:
 @pytest.fixture
 def image() -> Callable[..., bytes]:
     return picture
+
+
+@pytest.fixture(scope="session")
+def tiny_backend() -> Iterator[InProcessBackend]:
+    """Real engines, as small as they come: one model of every family, ``tiny-FAMILY``."""
+    found = InProcessBackend(one_of_each(), discover())
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def tiny(tiny_backend: InProcessBackend, registry: CollectorRegistry) -> TestClient:
+    """A client of the gateway over real engines."""
+    settings = GatewaySettings(default_model="tiny-diffusion")
+    return TestClient(create_app(tiny_backend, settings, metrics=GatewayMetrics(registry)))

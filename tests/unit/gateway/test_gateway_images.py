@@ -177,3 +177,13 @@ def test_a_models_own_number_of_images_counts_too(client: Any, backend: Any) -> 
     assert answer.status_code == 422
     assert "8 images" in answer.json()["error"]["message"]
     assert not backend.calls
+
+
+def test_the_name_of_a_second_model_reaches_the_backend(client: Any, backend: Any) -> None:
+    assert client.post("/v1/generate", json={**ASK, "cascade": "photos-sr"}).status_code == 200
+    assert backend.calls[-1].parameters["cascade"] == "photos-sr"
+    refused = client.post(
+        "/v1/edit", json={**ASK, "operation": "variation", "cascade": "photos-sr"}
+    )
+    assert refused.status_code == 422
+    assert refused.json()["error"]["param"] == "cascade"

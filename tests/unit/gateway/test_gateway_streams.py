@@ -22,7 +22,8 @@ from services.gateway.app import create_app
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
 from services.serving.in_process import InProcessBackend, PoolSettings
-from tests.engines import one_of_each
+from tests.asgi import Connection, other_tasks
+from tests.tiny_models import one_of_each
 
 Events = list[tuple[str, dict[str, Any]]]
 ASK = {"model": "tiny-diffusion", "prompt": "a red circle", "seed": 3, "steps": 6}
@@ -86,7 +87,7 @@ def test_a_stream_tells_everything_and_ends_in_the_plain_answer(served: TestClie
     assert names[0] == "queued"
     assert names[-1] == "done"
     (queued,) = of("queued", events)
-    assert set(queued) == {"images", "ahead", "seconds"}
+    assert set(queued) == {"request_id", "images", "ahead", "seconds"}
     assert queued["images"] == 2
     progress = of("progress", events)
     assert {(p["index"], p["step"], p["steps"]) for p in progress} >= {(0, 6, 6), (1, 6, 6)}
@@ -186,65 +187,14 @@ def test_an_error_in_a_stream_is_its_last_event(
     assert _requests(registry, 200) is None
 
 
-class Line:
-    """One raw ASGI exchange of a stream, in which the client can stop reading or hang up."""
-
-    def __init__(self, **body: Any) -> None:
-        content = json.dumps({"model": "shapes-ldm", "response": "stream", **body}).encode()
-        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.inbox.put_nowait({"type": "http.request", "body": content, "more_body": False})
-        self.sent: list[dict[str, Any]] = []
-        self.reading = asyncio.Event()
-        self.reading.set()
-        self.arrived = asyncio.Event()
-
-    def open(self, app: Any) -> asyncio.Task[None]:
-        async def send(message: dict[str, Any]) -> None:
-            self.sent.append(message)
-            self.arrived.set()
-            await self.reading.wait()
-
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": "/v1/generate",
-            "raw_path": b"/v1/generate",
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-            "scheme": "http",
-        }
-        return asyncio.create_task(app(scope, self.inbox.get, send))
-
-    def hang_up(self) -> None:
-        self.inbox.put_nowait({"type": "http.disconnect"})
-
-    async def until(self, said: bytes) -> None:
-        while said not in self.said:
-            self.arrived.clear()
-            await asyncio.wait_for(self.arrived.wait(), 10)
-
-    @property
-    def said(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.sent)
-
-
 def _canceled(registry: CollectorRegistry, where: str) -> float | None:
     return registry.get_sample_value("atelier_canceled_total", {"where": where})
-
-
-def _others() -> set[asyncio.Task[Any]]:
-    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
 
 
 def test_who_waits_is_told_that_somebody_is_there(build: Any, backend: Any) -> None:
     async def scenario() -> None:
         backend.held = asyncio.Event()
-        line = Line()
+        line = Connection(response="stream")
         answering = line.open(build(stream_heartbeat=0.01))
         await line.until(b"\n\n: still here\n\n: still here\n\n")
         line.hang_up()
@@ -256,14 +206,14 @@ def test_who_waits_is_told_that_somebody_is_there(build: Any, backend: Any) -> N
 def test_a_disconnect_ends_the_stream_and_the_work(build: Any, backend: Any, registry: Any) -> None:
     async def scenario() -> None:
         backend.held = asyncio.Event()
-        line = Line()
+        line = Connection(response="stream")
         answering = line.open(build())
         await backend.held.wait()
         line.hang_up()
         await asyncio.wait_for(answering, 5)
         assert backend.canceled == 1
         assert b"error" not in line.said
-        assert not _others()
+        assert not other_tasks()
 
     asyncio.run(scenario())
     assert _canceled(registry, "client") == 1
@@ -274,13 +224,13 @@ def test_a_disconnect_frees_the_work_of_a_client_that_had_stopped_reading(
     build: Any, backend: Any, registry: Any
 ) -> None:
     async def scenario() -> None:
-        line = Line()
+        line = Connection(response="stream")
         line.reading.clear()
         answering = line.open(build())
         await line.arrived.wait()
         line.hang_up()
         await asyncio.wait_for(answering, 5)
-        assert not _others()
+        assert not other_tasks()
 
     asyncio.run(scenario())
     assert _canceled(registry, "client") == 1
@@ -289,13 +239,13 @@ def test_a_disconnect_frees_the_work_of_a_client_that_had_stopped_reading(
 def test_a_cancelled_handler_ends_the_work(build: Any, backend: Any, registry: Any) -> None:
     async def scenario() -> None:
         backend.held = asyncio.Event()
-        answering = Line().open(build())
+        answering = Connection(response="stream").open(build())
         await backend.held.wait()
         answering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(answering, 5)
         assert backend.canceled == 1
-        assert not _others()
+        assert not other_tasks()
 
     asyncio.run(scenario())
     assert _canceled(registry, "client") == 1
@@ -305,7 +255,7 @@ def test_a_cancelled_handler_ends_the_work(build: Any, backend: Any, registry: A
 def test_a_passed_deadline_ends_the_stream(build: Any, backend: Any, registry: Any) -> None:
     async def scenario() -> None:
         backend.held = asyncio.Event()
-        line = Line(deadline=0.3)
+        line = Connection(response="stream", deadline=0.3)
         await asyncio.wait_for(line.open(build(deadline_grace=0.01)), 5)
         assert backend.canceled == 1
         (name, data) = parsed(line.said.decode())[-1]
@@ -324,7 +274,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(
 
     async def scenario() -> None:
         long = {**ASK, "steps": 300, "n": 2, "sampler": "ddim", "preview_every": 1}
-        line = Line(**long)
+        line = Connection(response="stream", **long)
         line.reading.clear()
         answering = line.open(app)
         await line.arrived.wait()
@@ -351,12 +301,12 @@ def test_a_client_that_never_reads_counts_as_gone(
     monkeypatch.setattr(streams, "LAST_WORDS_SECONDS", 0.01)
 
     async def scenario() -> None:
-        line = Line()
+        line = Connection(response="stream")
         answering = line.open(build(stream_patience=0.01))
         await line.arrived.wait()
         line.reading.clear()
         await asyncio.wait_for(answering, 5)
-        assert not _others()
+        assert not other_tasks()
 
     asyncio.run(scenario())
     assert _canceled(registry, "client") == 1
@@ -366,7 +316,7 @@ def test_a_client_that_never_reads_counts_as_gone(
 def test_duration_counts_until_the_last_byte(build: Any, backend: Any, registry: Any) -> None:
     async def scenario() -> None:
         backend.held = asyncio.Event()
-        line = Line()
+        line = Connection(response="stream")
         answering = line.open(build())
         await backend.held.wait()
         assert _requests(registry, 200) is None

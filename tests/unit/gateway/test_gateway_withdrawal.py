@@ -3,54 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
 
-BODY = json.dumps({"model": "shapes-ldm", "prompt": "a star"}).encode()
-
-
-class Connection:
-    """One raw ASGI exchange, in which the client can hang up."""
-
-    def __init__(self, body: bytes = BODY) -> None:
-        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.inbox.put_nowait({"type": "http.request", "body": body, "more_body": False})
-        self.sent: list[dict[str, Any]] = []
-
-    def scope(self) -> dict[str, Any]:
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": "/v1/generate",
-            "raw_path": b"/v1/generate",
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-            "scheme": "http",
-        }
-
-    def open(self, app: Any) -> asyncio.Task[None]:
-        async def send(message: dict[str, Any]) -> None:
-            self.sent.append(message)
-
-        return asyncio.create_task(app(self.scope(), self.inbox.get, send))
-
-    def hang_up(self) -> None:
-        self.inbox.put_nowait({"type": "http.disconnect"})
-
-    @property
-    def status(self) -> int:
-        return int(self.sent[0]["status"])
-
-
-def _others() -> set[asyncio.Task[Any]]:
-    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+from tests.asgi import Connection, other_tasks
 
 
 def _canceled(registry: Any, where: str) -> float | None:
@@ -67,7 +24,7 @@ def test_a_disconnect_cancels_the_run_once(build: Any, backend: Any, registry: A
         await asyncio.wait_for(answering, 5)
         assert backend.canceled == 1
         assert connection.status == 499
-        assert not _others()
+        assert not other_tasks()
 
     asyncio.run(scenario())
     assert _canceled(registry, "client") == 1
@@ -82,7 +39,7 @@ def test_a_cancelled_handler_cancels_the_run_once(build: Any, backend: Any, regi
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(answering, 5)
         assert backend.canceled == 1
-        assert not _others()
+        assert not other_tasks()
 
     asyncio.run(scenario())
     assert _canceled(registry, "client") == 1
@@ -103,7 +60,7 @@ def test_the_next_request_is_unharmed(build: Any, backend: Any) -> None:
         following = Connection()
         await following.open(app)
         assert following.status == 200
-        assert not _others()
+        assert not other_tasks()
 
     asyncio.run(scenario())
 
@@ -111,12 +68,11 @@ def test_the_next_request_is_unharmed(build: Any, backend: Any) -> None:
 def test_a_passed_deadline_cancels_the_run(build: Any, backend: Any, registry: Any) -> None:
     async def scenario() -> None:
         backend.held = asyncio.Event()
-        body = json.dumps({"model": "shapes-ldm", "deadline": 0.5}).encode()
-        connection = Connection(body)
+        connection = Connection(deadline=0.5)
         await asyncio.wait_for(connection.open(build(deadline_grace=0.01)), 5)
         assert connection.status == 504
         assert backend.canceled == 1
-        assert not _others()
+        assert not other_tasks()
 
     asyncio.run(scenario())
     assert _canceled(registry, "deadline") == 1
@@ -136,8 +92,7 @@ def test_a_run_that_cancels_itself_is_no_crash(build: Any, backend: Any, registr
 def test_a_client_that_leaves_while_sending_is_no_crash(build: Any, backend: Any) -> None:
     async def scenario() -> None:
         connection = Connection()
-        connection.inbox.get_nowait()
-        connection.hang_up()
+        connection.send_instead({"type": "http.disconnect"})
         await connection.open(build())
         assert connection.status == 499
         assert not backend.calls
@@ -148,8 +103,7 @@ def test_a_client_that_leaves_while_sending_is_no_crash(build: Any, backend: Any
 def test_a_slow_sender_is_cut_off(build: Any, backend: Any) -> None:
     async def scenario() -> None:
         connection = Connection()
-        connection.inbox.get_nowait()
-        connection.inbox.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
+        connection.send_instead({"type": "http.request", "body": b"{", "more_body": True})
         await asyncio.wait_for(connection.open(build(body_timeout=0.05)), 5)
         assert connection.status == 400
         assert (b"connection", b"close") in connection.sent[0]["headers"]
