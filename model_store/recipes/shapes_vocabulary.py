@@ -112,6 +112,9 @@ IMPLIES: dict[str, dict[str, str]] = {
 }
 """What a word also says about a slot that nothing else fills."""
 
+CAPTION = "a {size} {color} {shape} at the {vertical} {horizontal} on {background}"
+"""The whole caption, as `shapes.caption` says it; what a prompt leaves open is drawn and told."""
+
 
 def tokenizer() -> dict[str, Any]:
     """The tokenizer's data as it stands in a manifest.
@@ -125,4 +128,5 @@ def tokenizer() -> dict[str, Any]:
         },
         "ignored": IGNORED,
         "implies": IMPLIES,
+        "caption": CAPTION,
     }

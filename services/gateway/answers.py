@@ -37,12 +37,16 @@ class CascadeStage(BaseModel):
 
 
 class GeneratedImage(BaseModel):
-    """One image and what it was made from; a model may add values of its own."""
+    """One image and what it was made from; a model may add values of its own.
+
+    ``revised_prompt`` is the whole prompt, where the request's left things open that were drawn.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     b64_json: str | None = None
     seed: int | None = None
+    revised_prompt: str | None = None
 
 
 class ImagesAnswer(BaseModel):

@@ -59,6 +59,7 @@ _SHARED = frozenset(
 _EVENTS = {Task.GENERATE: "image_generation", Task.EDIT: "image_edit"}
 _WORD = re.compile(r"[^\W_]+")
 _SHOWN_LABELS = 32
+_TOLD = ("seed", "revised_prompt")
 
 
 def label_in(prompt: str, labels: Sequence[str]) -> str:
@@ -96,7 +97,8 @@ def _images_answer(answer: Answer, encoding: Encoding, model: ModelInfo, *, url:
     for item in answer.items:
         text = base64_text(item.image or b"")
         image = {"url": prefix + text} if url else {"b64_json": text}
-        data.append({**image, "seed": item.values.get("seed")})
+        known = {name: item.values[name] for name in _TOLD if name in item.values}
+        data.append({**image, **known})
     body = {
         "created": int(time.time()),
         "data": data,

@@ -56,7 +56,7 @@ def test_solvers_agree_on_the_same_ode(server: Server):
         ({**FIXED, "solver": "euler"}, 422, "solver"),
         ({**FIXED, "probes": 65}, 422, "probes"),
         ({**FIXED, "deadline": 0.001}, 504, None),
-        ({**FIXED, "model": "shapes-vae"}, 422, "method"),
+        ({"model": "shapes-vae", "image": IMAGE, "method": "ode"}, 422, "method"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -7,6 +7,7 @@ each row by itself, so that a row's condition does not depend on its company.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, cast
 
 import torch
@@ -21,6 +22,9 @@ from services.families.diffusion.options import DiffusionOptions, FromLabel, Fro
 from services.families.diffusion.prompt_cache import PromptCache
 from services.families.diffusion.steering import Condition, Words
 from services.families.diffusion.tokenizer import Vocabulary
+
+COMPLETION_STREAM = 0x5CE4E
+"""Keeps what is drawn of a scene apart from the noise that the same seed draws."""
 
 
 class Conditioner(Protocol):
@@ -79,6 +83,19 @@ class Conditioner(Protocol):
         """Running totals that are worth a series; see `Engine.counts`."""
         ...
 
+    def completed(self, words: Words, seed: int) -> tuple[Words, str | None]:
+        """Words with what they leave open drawn, where the model has a whole caption for a scene.
+
+        Drawing what a caption leaves out and then an image of the whole caption is drawing from
+        the same distribution, if what is left out is evenly spread; and small networks know whole
+        captions best.
+
+        Returns:
+            The words and the whole caption; the words as they are and ``None`` where nothing was
+            drawn.
+        """
+        ...
+
     def condition(self, words: Words, scale: float, loras: Sequence[ScaledLora] = ()) -> Condition:
         """The tensors for one branch of one row.
 
@@ -111,6 +128,10 @@ class _Closed:
     def counts(self) -> Mapping[str, int]:
         """Nothing to count."""
         return {}
+
+    def completed(self, words: Words, seed: int) -> tuple[Words, str | None]:  # noqa: ARG002
+        """Nothing to draw."""
+        return words, None
 
     def refuse_label(self, words: Words) -> None:
         """Refuse a label; raises `InvalidParameter`."""
@@ -167,12 +188,24 @@ class FactorWords(_Closed):
         """One token per factor."""
         return {"tokens": torch.tensor(self._tokens(words))}
 
+    def completed(self, words: Words, seed: int) -> tuple[Words, str | None]:
+        """See `Conditioner.completed`; words that say nothing ask for anything, and stay so."""
+        said = self._said(words)
+        caption, slots = self._vocabulary.caption, self._vocabulary.slots
+        if caption is None or not said or len(said) == len(slots):
+            return words, None
+        generator = torch.Generator().manual_seed(seed ^ COMPLETION_STREAM)
+        whole = self._vocabulary.completed(said, generator)
+        return replace(words, prompt="", factors=whole), caption.format(**whole)
+
     def _tokens(self, words: Words) -> list[int]:
         self.refuse_label(words)
-        vocabulary = self._vocabulary
+        return self._vocabulary.tokens(self._said(words))
+
+    def _said(self, words: Words) -> dict[str, str]:
         if words.factors is not None:
-            return vocabulary.tokens(vocabulary.check(words.factors))
-        return vocabulary.tokens(vocabulary.read(words.prompt, param=words.param))
+            return self._vocabulary.check(words.factors)
+        return self._vocabulary.read(words.prompt, param=words.param)
 
 
 class Prompts(_Closed):

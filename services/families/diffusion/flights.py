@@ -54,7 +54,8 @@ class Sampling(Trajectory):
 
     ``denoised`` is the denoised image of the last evaluation; ``past`` holds the states and the
     denoised images of as many as the plan's rows refer to, the latest first. ``windows``: what the
-    network sees at once of a state that is larger than its own.
+    network sees at once of a state that is larger than its own. ``revised_prompt``: the whole
+    caption, where the prompt left things open that were drawn.
     """
 
     plan: Plan
@@ -64,6 +65,7 @@ class Sampling(Trajectory):
     blend: Blend | None = None
     step_cache: StepCache | None = None
     windows: Tiling | None = None
+    revised_prompt: str | None = None
 
     @property
     def rows(self) -> int:

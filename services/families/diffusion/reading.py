@@ -14,6 +14,7 @@ from services.families.diffusion.conditioning import Conditioner
 from services.families.diffusion.options import DiffusionOptions
 from services.families.diffusion.parameters import (
     Conditioned,
+    Generate,
     Interpolate,
     Invert,
     Sampled,
@@ -94,6 +95,26 @@ class Reader:
         """The most rows of the network that an evaluation of the request takes."""
         rows = self._steered(parameters, 0, lambda _: {}).most_rows
         return rows * (1 + rows_of_controls(parameters))
+
+    def completed(self, parameters: Sampled, seed: int) -> tuple[Sampled, str | None]:
+        """A request for an image from noise, with what its prompt leaves open drawn.
+
+        Args:
+            parameters: what was asked; anything but that stays as it is.
+            seed: of the row's noise.
+
+        Returns:
+            What is to be made, and the whole prompt; ``None`` where nothing was drawn.
+        """
+        fresh = isinstance(parameters, Generate) and parameters.latents is None
+        if not fresh or parameters.prompts is not None:
+            return parameters, None
+        (words,) = spoken(parameters)
+        words, caption = self._conditioner.completed(self._unaimed(words), seed)
+        if caption is None:
+            return parameters, None
+        whole = {"prompt": words.prompt, "factors": words.factors}
+        return parameters.model_copy(update=whole), caption
 
     def steering(self, parameters: Sampled, index: int, beside: Condition) -> Steering:
         """What the network is told on the way of one row of a request.

@@ -58,7 +58,7 @@ class Renderer:
             decoded = torch.stack([self._assembled(t.x, t.parts, self.tiling) for t in batch])
         pixels = to_pixels(decoded, self._model.pixel_range)
         return [
-            Result(_composite(t, image), {**seeds_of(t.job), **_reuse(t)})
+            Result(_composite(t, image), {**seeds_of(t.job), **_revision(t), **_reuse(t)})
             for t, image in zip(batch, pixels, strict=True)
         ]
 
@@ -227,6 +227,12 @@ def _composite(trajectory: Trajectory, image: Pixels) -> Pixels:
     if mask is None:
         return image
     return np.where(mask > 0, image, trajectory.job.images[0])
+
+
+def _revision(trajectory: Trajectory) -> dict[str, str]:
+    """The prompt that was drawn, where the client's left things open."""
+    whole = trajectory.revised_prompt if isinstance(trajectory, Sampling) else None
+    return {} if whole is None else {"revised_prompt": whole}
 
 
 def _reuse(trajectory: Trajectory) -> dict[str, int]:

@@ -89,7 +89,8 @@ class Starter:
             windows, known = windows_of(growth, shape), growth.around(known)
             shape = (shape[0], *windows.size)
         x, blend = first_state(job, plan, source, known, shape)
-        steering = self._reader.steering(parameters, job.index, _beside(hole, source))
+        whole, caption = self._reader.completed(parameters, noise_seed(job))
+        steering = self._reader.steering(whole, job.index, _beside(hole, source))
         steering.controls = self._attachments.controls(job)
         return Sampling(
             job=job,
@@ -101,6 +102,7 @@ class Starter:
             plan=plan,
             blend=blend if hole is None else None,
             windows=windows,
+            revised_prompt=caption,
             step_cache=None
             if parameters.step_cache is None
             else StepCache(parameters.step_cache, begins=steering.climb),

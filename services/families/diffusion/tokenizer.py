@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from string import Formatter
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.core.errors import InvalidParameter
 from services.core.validation import near
@@ -35,7 +37,8 @@ class Vocabulary(BaseModel):
     """The words of a model's prompts.
 
     ``implies``: a word that also sets another slot when nothing else does, as ``center`` alone
-    means the middle of both axes.
+    means the middle of both axes. ``caption``: the sentence that says everything, with the slots'
+    names in braces; with one, what a prompt leaves open can be drawn and told back.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +46,23 @@ class Vocabulary(BaseModel):
     slots: dict[str, Slot]
     ignored: list[str] = []
     implies: dict[str, dict[str, str]] = {}
+    caption: str | None = None
+
+    @model_validator(mode="after")
+    def _caption_says_everything(self) -> Self:
+        if self.caption is not None:
+            named = [name for _, name, _, _ in Formatter().parse(self.caption) if name is not None]
+            if sorted(named) != sorted(self.slots):
+                raise ValueError(f"the caption must name each slot once: {', '.join(self.slots)}")
+        return self
+
+    def completed(self, factors: Mapping[str, str], generator: torch.Generator) -> dict[str, str]:
+        """Factors with every open slot drawn evenly among its values, slots in order."""
+        drawn = {
+            name: slot.values[int(torch.randint(len(slot.values), (), generator=generator))]
+            for name, slot in self.slots.items()
+        }
+        return {**drawn, **factors}
 
     def read(self, prompt: str, *, param: str = "prompt") -> dict[str, str]:
         """The factors that a prompt names.
