@@ -22,6 +22,7 @@ PROMPTS = (
     "a medium green triangle at the bottom right on gray",
 )
 LABELS = ("star", "ring", "cross", "square")
+DIGITS = ("2", "3", "6", "7")
 SEED = 7
 
 
@@ -86,17 +87,31 @@ def tour(service: Service) -> Iterator[Exhibit]:
     seeds = [f"seed {SEED + i}" for i in range(4)]
     yield _exhibit("shapes-vae", "shapes-vae: from the prior (VAE)", seeds, drawn, started)
 
-    started = time.perf_counter()
-    digits = service.images("generate", model="digits-realnvp", n=4, temperature=0.8, seed=SEED)
-    yield _exhibit(
-        "digits-realnvp",
-        "digits-realnvp: from the base distribution (flow)",
-        seeds,
-        digits,
-        started,
-    )
+    digits = list(_digits(service))
+    yield from digits
     yield from _edits(service, pictures[0])
-    yield _likelihoods(service, digits, drawn)
+    yield _likelihoods(service, digits[0].images, drawn)
+
+
+def _digits(service: Service) -> Iterator[Exhibit]:
+    """The models of handwritten digits, the flow first."""
+    seeds = [f"seed {SEED + i}" for i in range(4)]
+    for model, title, settings in (
+        ("digits-realnvp", "from the base distribution (flow)", {"temperature": 0.8}),
+        ("digits-score-vp", "predictor-corrector (score SDE)", {}),
+        ("digits-ncsn", "annealed Langevin dynamics (score)", {}),
+    ):
+        started = time.perf_counter()
+        made = service.images("generate", model=model, n=4, seed=SEED, **settings)
+        yield _exhibit(model, f"{model}: {title}", seeds, made, started)
+
+    started = time.perf_counter()
+    guided = [
+        service.images("generate", model="digits-ddpm", label=digit, seed=SEED)[0]
+        for digit in DIGITS
+    ]
+    title = "digits-ddpm: led to a label by a classifier (diffusion)"
+    yield _exhibit("digits-ddpm", title, DIGITS, guided, started)
 
 
 def _edits(service: Service, star: bytes) -> Iterator[Exhibit]:
