@@ -79,7 +79,8 @@ def form_batch(
         turn = shares.turn(ordered, now)
         ordered, guests, longest = turn.due, turn.guests, turn.longest
     lead = ordered[0]
-    mates = [ticket for ticket in ordered[1:] if ticket.group == lead.group]
+    group = lead.group
+    mates = [ticket for ticket in ordered[1:] if ticket.group == group]
     # With a whole batch of rows late the queue has outgrown what urgency can mend: throughput can.
     overloaded = sum(ticket.rows for ticket in mates if is_late(ticket, now)) >= row_limit(lead)
 
@@ -90,7 +91,7 @@ def form_batch(
     allowed = _fill(batch, mates, allowed, affordable)
     if guests:
         # One that has yet to be prepared would hold up those that it joins.
-        ready = [t for t in guests if t.group == lead.group and t.stage != "prepare"]
+        ready = [t for t in guests if t.group == group and t.stage != "prepare"]
         rows = sum(ticket.rows for ticket in batch)
         alone = lead.model.costs.curve(lead.target, lead.key).seconds(rows)
         _fill(batch, ready, min(allowed, alone * (1 + GUEST_SHARE)), affordable)

@@ -7,9 +7,10 @@ so it is ahead of those who kept the device busy, but only by so much (start-tim
 Goyal, Vin and Cheng, 1996). Its *finish tag* is the start tag and the work that it has waiting, up
 to the same bound: whoever asks for much has no lead.
 
-The tenant with the least finish tag leads. Rows of others whose finish tag is close to it share
-its batches as if they were its own; those of the rest are *guests* there, welcome where they hardly
-slow it.
+The tenant with the least finish tag leads. Others whose finish tag is close to it share its batches
+as if their rows were its own, each with no more rows than it has itself: so one that begins to
+flood is no burden in the moments before its work tells. All other rows are *guests* there, welcome
+where they hardly slow it.
 
 Nothing is preempted: who comes while another's batch is being evaluated waits for its end. So a
 batch of a tenant that is not owed anything is cut short where one that asks for little was seen
@@ -28,7 +29,7 @@ from services.runtime.ticket import Ticket
 LEAD_SECONDS = 2.0
 """Device seconds by which a tenant that asks for less than its share may be ahead of the others."""
 PEER_SECONDS = 0.25
-"""Tenants whose finish tags differ by less share batches freely."""
+"""Tenants whose finish tags differ by less share batches, row for row."""
 REMEMBERED_SECONDS = 60.0
 """A tenant that sent nothing for so long is not waited for."""
 BLOCKING_SHARE = 0.15
@@ -52,8 +53,9 @@ class Turn:
     """What may be evaluated next.
 
     Attributes:
-        due: the rows of the tenant that leads, then those of its peers; each most urgent first.
-        guests: the other tenants' rows, most urgent first.
+        due: the rows of the tenant that leads, then at most as many of each of its peers; each
+            most urgent first.
+        guests: all other rows, most urgent first.
         longest: seconds that the evaluation may take, unless the first row alone takes longer.
     """
 
@@ -128,8 +130,12 @@ class FairShare:
         last = finish[leader] + PEER_SECONDS
         own = [ticket for ticket in ordered if ticket.job.tenant == leader]
         others = [ticket for ticket in ordered if ticket.job.tenant != leader]
-        peers = [ticket for ticket in others if finish[ticket.job.tenant] <= last]
-        guests = [ticket for ticket in others if finish[ticket.job.tenant] > last]
+        peers: list[Ticket] = []
+        guests: list[Ticket] = []
+        places = {name: len(own) if tag <= last else 0 for name, tag in finish.items()}
+        for ticket in others:
+            (peers if places[ticket.job.tenant] > 0 else guests).append(ticket)
+            places[ticket.job.tenant] -= 1
         return Turn([*own, *peers], guests, longest)
 
     def _finish_tags(self, waiting: Iterable[Ticket]) -> dict[str, float]:
@@ -145,15 +151,15 @@ class FairShare:
     def _longest_evaluation(self, leader: str, finish: float, now: float) -> float:
         """Seconds that the leader's evaluation may take, for those who may come meanwhile.
 
-        Without bound unless a tenant that has nothing waiting was seen lately, and has had less of
-        the device than the leader has had and asks for.
+        Without bound unless a tenant that has nothing waiting was seen lately, and would come back
+        with less than the leader has had and asks for.
         """
         patience = [
             other.solo
             for name, other in self._tenants.items()
             if name != leader
             and not other.rows
-            and other.start <= finish - PEER_SECONDS
+            and max(other.start, self._virtual - LEAD_SECONDS) <= finish - PEER_SECONDS
             and now - other.seen <= REMEMBERED_SECONDS
         ]
         return BLOCKING_SHARE * min(patience, default=math.inf)

@@ -29,6 +29,8 @@ DEADLINE_FACTOR = 5.0
 EVALUATIONS = 8
 LOAD = 0.25
 """Of the device's time that the light tenant asks for, when it is alone."""
+LEFT = 0.6
+"""Of the time that a flood is on, it gets at least so much: the light tenant needs no more."""
 
 Arrival = tuple[float, str, int, float]
 """When, whose, how many evaluations, and the tenant's weight."""
@@ -173,27 +175,38 @@ def light(points: dict[int, float], requests: int) -> tuple[list[Arrival], float
     return list(poisson("mine", LOAD / solo, end, seed=3, evaluations=EVALUATIONS)), end, solo
 
 
-FLOODS: dict[str, Callable[[float, float], Iterable[Arrival]]] = {
-    "from the middle on": lambda solo, end: steady("flood", 5 / solo, end / 2, end),
-    "random": lambda solo, end: poisson("flood", 4 / solo, end, seed=5),
-    "on and off": lambda solo, end: (
-        arrival
-        for begin in range(0, int(end), 10)
-        for arrival in steady("flood", 4 / solo, begin, min(end, begin + 3.0))
+Flood = Callable[[float, float], Iterable[Arrival]]
+
+FLOODS: dict[str, tuple[float, Flood]] = {
+    "from the middle on": (0.5, lambda solo, end: steady("flood", 5 / solo, end / 2, end)),
+    "random": (1.0, lambda solo, end: poisson("flood", 4 / solo, end, seed=5)),
+    "on and off": (
+        0.3,
+        lambda solo, end: (
+            arrival
+            for begin in range(0, int(end), 10)
+            for arrival in steady("flood", 4 / solo, begin, min(end, begin + 3.0))
+        ),
     ),
-    "short requests": lambda solo, end: steady("flood", 16 / solo, 1.0, end, evaluations=1),
-    "long requests": lambda solo, end: steady("flood", 1 / solo, 1.0, end, evaluations=80),
+    "short requests": (
+        0.1,
+        lambda solo, end: steady("flood", 16 / solo, 1.0, 1.0 + end / 10, evaluations=1),
+    ),
+    "long requests": (1.0, lambda solo, end: steady("flood", 1 / solo, 1.0, end, evaluations=80)),
 }
+"""The part of the time that each is on; its arrivals, by the light tenant's solo latency and the
+end of the time."""
 
 
 def check_flood(points: dict[int, float], flood: str, requests: int) -> None:
     mine, end, solo = light(points, requests)
+    on, arrivals = FLOODS[flood]
     alone = Device(points).run(mine, end)
-    beside = Device(points).run([*mine, *FLOODS[flood](solo, end)], end)
+    beside = Device(points).run([*mine, *arrivals(solo, end)], end)
     assert "mine" not in beside.refused
     assert len(beside.latencies["mine"]) >= len(alone.latencies["mine"]) - 1
     assert p99(beside.latencies["mine"]) <= 1.2 * p99(alone.latencies["mine"])
-    assert beside.used["flood"] > 2 * beside.used["mine"]
+    assert beside.used["flood"] > LEFT * on * end
 
 
 CURVES = pytest.mark.parametrize("points", [CPU_CURVE, GPU_CURVE], ids=["cpu", "gpu"])
@@ -207,7 +220,7 @@ def test_a_flood_raises_nobody_elses_p99_by_more_than_a_fifth(points: dict[int, 
 def test_without_shares_it_would() -> None:
     mine, end, solo = light(CPU_CURVE, 100)
     alone = Device(CPU_CURVE).run(mine, end)
-    flood = FLOODS["long requests"](solo, end)
+    flood = FLOODS["long requests"][1](solo, end)
     beside = Device(CPU_CURVE, fair=False).run([*mine, *flood], end)
     assert p99(beside.latencies["mine"]) > 2 * p99(alone.latencies["mine"])
 
@@ -217,6 +230,29 @@ def test_without_shares_it_would() -> None:
 @CURVES
 def test_no_kind_of_flood_does(points: dict[int, float], flood: str) -> None:
     check_flood(points, flood, 150)
+
+
+def test_one_that_begins_to_flood_shares_batches_row_for_row() -> None:
+    here, shares = model(CPU_CURVE), FairShare()
+    mine = ticket("mine", here, 0.0, tenant="mine", evaluations=8)
+    flood = [ticket(f"{i}", here, 0.0, tenant="flood", evaluations=8) for i in range(10)]
+    shares.arrived([mine, *flood], 0.0)
+    assert list(form_batch([*flood, mine], 0.0, shares)) == [mine, flood[0]]
+
+
+def test_a_light_tenants_batches_are_whole_once_the_flood_is_gone() -> None:
+    here, shares = model(CPU_CURVE), FairShare()
+    gone = ticket("gone", here, 0.0, tenant="flood", evaluations=8)
+    shares.arrived([gone], 0.0)
+    shares.served([gone], [1.0])
+    shares.left(gone, 1.0)
+    mine = [ticket(f"{i}", here, 30.0, tenant="mine", evaluations=8) for i in range(3)]
+    for row in mine:
+        shares.arrived([row], 30.0)
+        shares.served([row], [1.0])
+        shares.left(row, 31.0)
+    shares.arrived(mine, 40.0)
+    assert list(form_batch(mine, 40.0, shares)) == mine
 
 
 def test_one_tenant_alone_is_served_as_if_there_were_no_shares() -> None:
