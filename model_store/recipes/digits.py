@@ -80,3 +80,9 @@ def shift(images: Tensor, generator: torch.Generator, *, chance: float) -> Tenso
     row = top[:, None, None] + torch.arange(SIDE)[None, :, None]
     column = left[:, None, None] + torch.arange(SIDE)[None, None, :]
     return padded[torch.arange(count)[:, None, None], 0, row, column].unsqueeze(1)
+
+
+def augmented(images: Tensor, generator: torch.Generator, *, chance: float) -> Tensor:
+    """Levels ``[n, 1, 8, 8]`` to images in [0, 1]: some moved by a pixel, with fresh noise."""
+    moved = shift(images, generator, chance=chance)
+    return dequantize(to_8_bit(moved, generator), generator)

@@ -20,15 +20,9 @@ from model_store.export.card import Card
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_quality, digits, digits_noisy_classifier
+from model_store.recipes.early_stopping import Settings, fit
 from model_store.recipes.reference import add_reference
-from model_store.recipes.training import (
-    Best,
-    Run,
-    arguments,
-    averaged,
-    learning_rate,
-    set_learning_rate,
-)
+from model_store.recipes.training import arguments
 from services.sampling.classifier_guidance import class_cotangent, shifted
 from services.sampling.plan import Plan
 from services.sampling.samplers import make_plan
@@ -80,49 +74,26 @@ def loss_of(network: nn.Module, x: Tensor, signal: Tensor, generator: torch.Gene
 
 def train(options: argparse.Namespace) -> Trained:
     """Train until the time is spent; the averaged weights that did best on validation."""
-    network = PixelDenoiser(**CONFIG)
-    average = averaged(network, 0.99)
-    best = Best(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
-    run = Run(
-        "digits-ddpm",
-        options.minutes,
-        options.workspace,
-        {"network": network, "average": average, "best": best, "optimizer": optimizer},
-        fresh=options.fresh,
-        export_only=options.export_only,
-    )
     signal = ddpm.cosine_signal(TIMES)
     images, _ = digits.levels("train")
     held_out = digits.signed(
         torch.cat([digits.dequantized("validation", seed=s) for s in range(8)])
     )
 
-    @torch.no_grad()
-    def validated(candidate: nn.Module) -> float:
-        fixed = torch.Generator().manual_seed(9)
-        return float(loss_of(candidate.eval(), held_out, signal, fixed))
+    def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(images), (BATCH,), generator=generator)
+        x = digits.signed(digits.augmented(images[rows], generator, chance=SHIFT_CHANCE))
+        return loss_of(network, x, signal, generator)
 
-    for step in run.steps():
-        set_learning_rate(optimizer, learning_rate(run.progress, PEAK_RATE))
-        rows = torch.randint(len(images), (BATCH,), generator=run.generator)
-        moved = digits.shift(images[rows], run.generator, chance=SHIFT_CHANCE)
-        x = digits.signed(digits.dequantize(digits.to_8_bit(moved, run.generator), run.generator))
-        loss = loss_of(network, x, signal, run.generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        average.update_parameters(network)
-        if step % CHECK_EVERY == 0:
-            validation = validated(average.module)
-            best.offer(average.module, validation)
-            run.log(train=float(loss.detach()), validation=validation, best=float(best.loss))
-    # A short run's average still holds its first steps; the last weights may be the better ones.
-    for candidate in (average.module, network):
-        best.offer(candidate, validated(candidate))
-    classifier = digits_noisy_classifier.train(options, ddpm.cosine_signal(TIMES))
-    return Trained(best.network.eval(), classifier, run.summary())
+    denoiser, summary = fit(
+        "digits-ddpm",
+        PixelDenoiser(**CONFIG),
+        loss,
+        lambda network: loss_of(network, held_out, signal, torch.Generator().manual_seed(9)),
+        options,
+        Settings(PEAK_RATE, CHECK_EVERY),
+    )
+    return Trained(denoiser, digits_noisy_classifier.train(options, signal), summary)
 
 
 def bound_of(network: nn.Module, split: digits.Split) -> Tensor:

@@ -14,13 +14,7 @@ from torch.nn import functional
 
 from model_store.architectures.noisy_classifier import NoisyClassifier
 from model_store.recipes import digits
-from model_store.recipes.training import (
-    Best,
-    Run,
-    averaged,
-    learning_rate,
-    set_learning_rate,
-)
+from model_store.recipes.early_stopping import Settings, fit
 
 MINUTES = 3.0
 BATCH = 64
@@ -64,40 +58,27 @@ def train(options: argparse.Namespace, signal: Tensor) -> nn.Module:
         options: of the recipe that this is a part of.
         signal: cumulative product of ``1 - beta``, ``[times]``.
     """
-    network = NoisyClassifier(**CONFIG)
-    average = averaged(network, 0.99)
-    best = Best(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=5e-2)
-    run = Run(
-        "digits-classifier-noisy",
-        MINUTES,
-        options.workspace,
-        {"network": network, "average": average, "best": best, "optimizer": optimizer},
-        fresh=options.fresh,
-        export_only=options.export_only,
-    )
     images, target = digits.levels("train")
     held_out = digits.signed(torch.cat([digits.dequantized("validation", seed=s) for s in (1, 2)]))
     names = digits.levels("validation")[1].repeat(2)
-    for step in run.steps():
-        network.train()
-        set_learning_rate(optimizer, learning_rate(run.progress, PEAK_RATE))
-        rows = torch.randint(len(images), (BATCH,), generator=run.generator)
-        moved = digits.shift(images[rows], run.generator, chance=SHIFT_CHANCE)
-        x = digits.signed(digits.dequantize(digits.to_8_bit(moved, run.generator), run.generator))
-        loss = loss_of(network, x, target[rows], signal, run.generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        average.update_parameters(network)
-        if step % CHECK_EVERY == 0:
-            average.eval()
-            with torch.no_grad():
-                fixed = torch.Generator().manual_seed(9)
-                validation = float(loss_of(average.module, held_out, names, signal, fixed))
-            best.offer(average.module, validation)
-            run.log(train=float(loss.detach()), validation=validation, best=float(best.loss))
-    return best.network.eval()
+
+    def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(images), (BATCH,), generator=generator)
+        x = digits.signed(digits.augmented(images[rows], generator, chance=SHIFT_CHANCE))
+        return loss_of(network, x, target[rows], signal, generator)
+
+    def validate(network: nn.Module) -> Tensor:
+        return loss_of(network, held_out, names, signal, torch.Generator().manual_seed(9))
+
+    network, _ = fit(
+        "digits-classifier-noisy",
+        NoisyClassifier(**CONFIG),
+        loss,
+        validate,
+        argparse.Namespace(**{**vars(options), "minutes": MINUTES}),
+        Settings(PEAK_RATE, CHECK_EVERY, weight_decay=5e-2),
+    )
+    return network
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import argparse
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_store.architectures.realnvp import RealNVP, RealNVPInverse
 from model_store.evaluation.likelihood import (
@@ -19,14 +19,8 @@ from model_store.export.card import Card
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digits
-from model_store.recipes.training import (
-    Best,
-    Run,
-    arguments,
-    averaged,
-    learning_rate,
-    set_learning_rate,
-)
+from model_store.recipes.early_stopping import Settings, fit
+from model_store.recipes.training import arguments
 
 BATCH = 128
 PEAK_RATE = 2e-3
@@ -58,39 +52,23 @@ def train(options: argparse.Namespace) -> tuple[RealNVP, str]:
     """Train until the time is spent; the averaged weights that did best on validation."""
     network = RealNVP(**CONFIG)
     standardize(network)
-    average = averaged(network, 0.995)
-    best = Best(network)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98)
-    )
-    run = Run(
-        "digits-realnvp",
-        options.minutes,
-        options.workspace,
-        {"network": network, "average": average, "best": best, "optimizer": optimizer},
-        fresh=options.fresh,
-        export_only=options.export_only,
-    )
     images, _ = digits.levels("train")
     held_out = torch.cat([digits.dequantized("validation", seed=s) for s in (6, 7, 8)])
-    for step in run.steps():
-        set_learning_rate(optimizer, learning_rate(run.progress, PEAK_RATE))
-        rows = torch.randint(len(images), (BATCH,), generator=run.generator)
-        moved = digits.shift(images[rows], run.generator, chance=SHIFT_CHANCE)
-        x = digits.dequantize(digits.to_8_bit(moved, run.generator), run.generator)
-        loss = bits_per_dim(flow_log_likelihood(network, x)).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        average.update_parameters(network)
-        if step % CHECK_EVERY == 0:
-            average.eval()
-            with torch.no_grad():
-                bits = float(bits_per_dim(flow_log_likelihood(average.module, held_out)).mean())
-            best.offer(average.module, bits)
-            run.log(train=float(loss.detach()), validation=bits, best=float(best.loss))
-    return cast(RealNVP, best.network.eval()), run.summary()
+
+    def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(images), (BATCH,), generator=generator)
+        x = digits.augmented(images[rows], generator, chance=SHIFT_CHANCE)
+        return bits_per_dim(flow_log_likelihood(network, x)).mean()
+
+    flow, summary = fit(
+        "digits-realnvp",
+        network,
+        loss,
+        lambda network: bits_per_dim(flow_log_likelihood(network, held_out)).mean(),
+        options,
+        Settings(PEAK_RATE, CHECK_EVERY, WEIGHT_DECAY, betas=(0.9, 0.98), decay=0.995),
+    )
+    return cast(RealNVP, flow), summary
 
 
 def held_out_draws() -> Tensor:

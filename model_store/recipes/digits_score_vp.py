@@ -19,15 +19,9 @@ from model_store.export.card import Card
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_quality, digits
+from model_store.recipes.early_stopping import Settings, fit
 from model_store.recipes.reference import add_reference
-from model_store.recipes.training import (
-    Best,
-    Run,
-    arguments,
-    averaged,
-    learning_rate,
-    set_learning_rate,
-)
+from model_store.recipes.training import arguments
 from services.sampling.ode import point_at
 from services.sampling.samplers import make_plan
 from services.sampling.schedule import VariancePreserving
@@ -80,46 +74,23 @@ def loss_of(network: nn.Module, x: Tensor, known: Tensor, generator: torch.Gener
 
 def train(options: argparse.Namespace) -> tuple[nn.Module, str]:
     """Train until the time is spent; the averaged weights that did best on validation."""
-    network = PatchDenoiser(**CONFIG)
-    average = averaged(network, 0.99)
-    best = Best(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
-    run = Run(
-        ID,
-        options.minutes,
-        options.workspace,
-        {"network": network, "average": average, "best": best, "optimizer": optimizer},
-        fresh=options.fresh,
-        export_only=options.export_only,
-    )
     known = levels()
     images, _ = digits.levels("train")
     held_out = digits.signed(torch.cat([digits.dequantized("validation", seed=s) for s in (6, 7)]))
 
-    @torch.no_grad()
-    def validated(candidate: nn.Module) -> float:
-        fixed = torch.Generator().manual_seed(9)
-        return float(loss_of(candidate.eval(), held_out, known, fixed))
+    def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(images), (BATCH,), generator=generator)
+        x = digits.signed(digits.augmented(images[rows], generator, chance=SHIFT_CHANCE))
+        return loss_of(network, x, known, generator)
 
-    for step in run.steps():
-        set_learning_rate(optimizer, learning_rate(run.progress, PEAK_RATE))
-        rows = torch.randint(len(images), (BATCH,), generator=run.generator)
-        moved = digits.shift(images[rows], run.generator, chance=SHIFT_CHANCE)
-        x = digits.signed(digits.dequantize(digits.to_8_bit(moved, run.generator), run.generator))
-        loss = loss_of(network, x, known, run.generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        average.update_parameters(network)
-        if step % CHECK_EVERY == 0:
-            validation = validated(average.module)
-            best.offer(average.module, validation)
-            run.log(train=float(loss.detach()), validation=validation, best=float(best.loss))
-    # A short run's average still holds its first steps; the last weights may be the better ones.
-    for candidate in (average.module, network):
-        best.offer(candidate, validated(candidate))
-    return best.network.eval(), run.summary()
+    return fit(
+        ID,
+        PatchDenoiser(**CONFIG),
+        loss,
+        lambda network: loss_of(network, held_out, known, torch.Generator().manual_seed(9)),
+        options,
+        Settings(PEAK_RATE, CHECK_EVERY),
+    )
 
 
 def samples_of(network: nn.Module, sampler: str, steps: int) -> Tensor:

@@ -23,14 +23,8 @@ from model_store.export.card import Card
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import photographs, shapes
-from model_store.recipes.training import (
-    Best,
-    Run,
-    arguments,
-    averaged,
-    learning_rate,
-    set_learning_rate,
-)
+from model_store.recipes.early_stopping import Settings, fit
+from model_store.recipes.training import arguments
 from services.sampling.enlarging import enlarged
 from services.sampling.samplers import make_plan
 from services.sampling.schedule import VariancePreserving
@@ -103,38 +97,22 @@ def levels() -> Tensor:
 
 def train(options: argparse.Namespace) -> tuple[nn.Module, str]:
     """Train until the time is spent; the averaged weights that did best on validation."""
-    network = SuperResolver(**CONFIG)
-    average = averaged(network, 0.99)
-    best = Best(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
-    run = Run(
-        ID,
-        options.minutes,
-        options.workspace,
-        {"network": network, "average": average, "best": best, "optimizer": optimizer},
-        fresh=options.fresh,
-        export_only=options.export_only,
-    )
     known = levels()
     held_out = pairs(photographs.tiles("validation", SIDE)[::2])
-    for step in run.steps():
-        set_learning_rate(optimizer, learning_rate(run.progress, PEAK_RATE))
-        photos = photographs.patches(BATCH - MADE, "train", SIDE, run.generator)
-        drawn = np.concatenate([photos, made(MADE, "train", run.generator)])
-        loss = loss_of(network, *pairs(drawn), known, run.generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        average.update_parameters(network)
-        if step % CHECK_EVERY == 0:
-            average.eval()
-            with torch.no_grad():
-                fixed = torch.Generator().manual_seed(9)
-                validation = float(loss_of(average.module.eval(), *held_out, known, fixed))
-            best.offer(average.module, validation)
-            run.log(train=float(loss.detach()), validation=validation, best=float(best.loss))
-    return best.network.eval(), run.summary()
+
+    def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+        photos = photographs.patches(BATCH - MADE, "train", SIDE, generator)
+        drawn = np.concatenate([photos, made(MADE, "train", generator)])
+        return loss_of(network, *pairs(drawn), known, generator)
+
+    return fit(
+        ID,
+        SuperResolver(**CONFIG),
+        loss,
+        lambda network: loss_of(network, *held_out, known, torch.Generator().manual_seed(9)),
+        options,
+        Settings(PEAK_RATE, CHECK_EVERY),
+    )
 
 
 @torch.no_grad()
