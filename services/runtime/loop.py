@@ -12,9 +12,9 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -32,6 +32,7 @@ from services.runtime.admission import admit
 from services.runtime.batching import PREPARING, form_batch
 from services.runtime.caps import Kind
 from services.runtime.fairness import FairShare
+from services.runtime.observer import Observer, Silence
 from services.runtime.registry import LoadedModel
 from services.runtime.ticket import Finished, Ticket
 
@@ -43,42 +44,6 @@ DEADLINE_FACTOR = 5.0
 LEAST_DEADLINE = 0.05
 
 _MEMORY_WORDS = ("out of memory", "failed to allocate memory", "bad allocation")
-
-
-class Observer(Protocol):
-    """Is told what the loop does; the metrics implement it."""
-
-    def evaluated(self, model: str, stage: str, rows: int, limit: int, seconds: float) -> None:
-        """One evaluation of a batch is over."""
-        ...
-
-    def finished(self, ticket: Ticket, outcome: str) -> None:
-        """A ticket left: ``succeeded``, ``failed``, ``canceled`` or ``expired``."""
-        ...
-
-    def queued(self, seconds: float, trajectories: int) -> None:
-        """Reserved device seconds and rows in flight have changed."""
-        ...
-
-    def counted(self, model: str, counts: Mapping[str, int]) -> None:
-        """A model's running totals (`Engine.counts`), after rows of it were prepared."""
-        ...
-
-
-class Silence:
-    """The observer that ignores everything."""
-
-    def evaluated(self, model: str, stage: str, rows: int, limit: int, seconds: float) -> None:
-        """Ignore."""
-
-    def finished(self, ticket: Ticket, outcome: str) -> None:
-        """Ignore."""
-
-    def queued(self, seconds: float, trajectories: int) -> None:
-        """Ignore."""
-
-    def counted(self, model: str, counts: Mapping[str, int]) -> None:
-        """Ignore."""
 
 
 @dataclass(frozen=True, slots=True)

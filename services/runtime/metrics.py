@@ -14,7 +14,7 @@ RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 class RuntimeMetrics:
-    """Implements `services.runtime.loop.Observer`.
+    """Implements `services.runtime.observer.Observer`.
 
     Labels come from the store's own names, never from a request.
     """

@@ -38,7 +38,8 @@ from services.core.job import (
 from services.core.model import ModelInfo
 from services.core.source import ModelSource
 from services.core.trajectory import Result
-from services.runtime.loop import Loop, Observer
+from services.runtime.loop import Loop
+from services.runtime.observer import Observer
 from services.runtime.registry import LoadedModel, Registry
 from services.runtime.ticket import Finished, Ticket
 from services.serving.mailbox import Glimpse, Mailbox

@@ -33,7 +33,7 @@ class ProcessMetrics:
 
 
 class PoolMetrics:
-    """Implements `services.runtime.loop.Observer` for one pool of a process."""
+    """Implements `services.runtime.observer.Observer` for one pool of a process."""
 
     def __init__(self, metrics: RuntimeMetrics, process: ProcessMetrics, name: str) -> None:
         """See `ProcessMetrics.of_pool`."""

@@ -20,7 +20,8 @@ from services.core.network import OpenedModel
 from services.core.trajectory import Trajectory
 from services.families.diffusion import ENGINE
 from services.families.diffusion.flights import Sampling
-from services.runtime.loop import Loop, Silence
+from services.runtime.loop import Loop
+from services.runtime.observer import Silence
 from services.runtime.registry import LoadedModel
 from services.sampling.guidance import cosine_similarity, rescaled
 from tests.engines import (

@@ -137,7 +137,8 @@ def test_of_two_exports_the_faster_is_taken_and_remembered(
     assert backend().startswith("torch")
     assert len(asked) == 4
     entries = json.loads((tmp_path / "cache" / "measurements.json").read_text())["entries"]
-    assert {e["where"]["what"] for e in entries.values()} == {"rows", "seconds"}
+    # How many threads were best is remembered too, where the machine has several cores to try.
+    assert {e["where"]["what"] for e in entries.values()} - {"threads"} == {"rows", "seconds"}
 
 
 def test_both_exports_give_the_same_images(
