@@ -11,9 +11,12 @@ PIP_FLAGS ?=
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --disable-pip-version-check $(PIP_FLAGS)
+pytest := $(bin)/python -m pytest
+# The tests' networks are tiny: a worker per core beats threads within each.
+side_by_side := OMP_NUM_THREADS=1 $(pytest) -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test quick check format bench peers goodput clean
+.PHONY: help demo serve test quick check system format bench peers goodput clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,16 +28,22 @@ serve: $(VENV)/.serving  ## keep the service up on http://127.0.0.1:8000
 	@$(bin)/atelier serve --config deploy/serve.yaml
 
 test: check  ## every check and every test
-	$(bin)/python -m pytest --cov --cov-report=term
+	$(side_by_side) -m "not e2e" --cov --cov-report=
+	$(pytest) -m e2e --cov --cov-append --cov-report=term
 
 quick: $(VENV)/.developing  ## the tests that take seconds
-	$(bin)/python -m pytest -m "not slow and not e2e and not gpu" -q
+	$(side_by_side) -m "not slow and not e2e and not gpu" -q
 
 check: $(VENV)/.developing  ## style, formatting, types, and the import rule
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 	$(bin)/lint-imports
+
+system:  ## as root on Debian: the browser and the database that some tests drive; absent, those skip
+	@command -v apt-get >/dev/null && test "$$(id -u)" = 0 || { echo "needs root and apt-get"; exit 1; }
+	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	{ apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium postgresql; }
 
 format: $(VENV)/.developing  ## put the style right where a machine can
 	$(bin)/ruff check --fix .

@@ -35,7 +35,10 @@ def test_the_preferred_port_is_used_only_when_it_is_free() -> None:
     assert free_port(port) == port
 
 
-def test_a_service_that_ends_early_says_what_it_printed_last(tmp_path: Path) -> None:
+def test_a_service_that_ends_early_says_what_it_printed_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # a path that is broken into lines is not found again
     absent = tmp_path / "absent.yaml"
     with (
         pytest.raises(Unavailable, match=r"absent\.yaml"),

@@ -367,7 +367,6 @@ def test_the_loop_turns_to_another_tenants_row_at_the_next_evaluation(loop: Loop
     gate.wait()
     (mine,) = loop.submit(here, [replace(work("mine", steps=2), tenant="mine")])
     gate.advance()
-    gate.advance()
-    assert engine.stages("step")[-2:] == [("mine",), ("mine",)]
+    assert engine.stages("step")[-1] == ("mine",)
     gate.open()
     assert mine.future.result(PATIENCE).device_seconds > 0
