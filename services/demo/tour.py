@@ -89,6 +89,7 @@ def tour(service: Service) -> Iterator[Exhibit]:
 
     digits = list(_digits(service))
     yield from digits
+    yield _enlarged(service)
     yield from _edits(service, pictures[0])
     yield _likelihoods(service, digits[0].images, drawn)
 
@@ -112,6 +113,19 @@ def _digits(service: Service) -> Iterator[Exhibit]:
     ]
     title = "digits-ddpm: led to a label by a classifier (diffusion)"
     yield _exhibit("digits-ddpm", title, DIGITS, guided, started)
+
+
+def _enlarged(service: Service) -> Exhibit:
+    """The pictures of the text-to-image model at twice their size, each in one request."""
+    started = time.perf_counter()
+    large = [
+        service.images(
+            "generate", model="shapes-ldm", cascade="photos-sr", prompt=prompt, seed=SEED
+        )[0]
+        for prompt in PROMPTS
+    ]
+    title = "shapes-ldm, then photos-sr: a cascade in one request (super-resolution)"
+    return _exhibit("photos-sr", title, PROMPTS, large, started)
 
 
 def _edits(service: Service, star: bytes) -> Iterator[Exhibit]:

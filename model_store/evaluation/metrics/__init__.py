@@ -1,0 +1,1 @@
+"""What generated images are measured by: distances, manifolds, fidelity, disentanglement."""
