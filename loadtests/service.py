@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,23 +29,36 @@ def atelier(config: Path, port: int) -> list[str]:
 
 
 @contextmanager
-def serving(config: Path) -> Iterator[str]:
+def serving(config: Path, *, provenance: bool = False) -> Iterator[str]:
     """Serve a Ray Serve config on a free port; yields its address.
+
+    Args:
+        config: of the server.
+        provenance: whether images are signed. No peer signs any, and what it costs is a figure of
+            its own (`loadtests.provenance`), so rates are compared without.
 
     Raises:
         RuntimeError: it did not become ready.
     """
     port = free_ports(1)[0]
-    with running(atelier(config, port)):
+    signed = {"ATELIER_PROVENANCE__ENABLED": str(provenance).lower()}
+    with running(atelier(config, port), signed):
         address = f"http://127.0.0.1:{port}"
         wait_until_ready(f"{address}/readyz")
         yield address
 
 
 @contextmanager
-def running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server in a process group of its own; ends it whatever happens."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def running(
+    command: Sequence[str], variables: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server in a process group of its own; ends it whatever happens.
+
+    Args:
+        command: of the server.
+        variables: of its environment, besides our own.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})}
     process = subprocess.Popen(  # noqa: S603 - our own command
         command,
         env=environment,

@@ -25,6 +25,8 @@ from services.core.errors import (
 from services.core.validation import near
 
 CATALOG = Path(__file__).parent / "catalog"
+CLASSIFIERS = Path(__file__).parent / "classifiers"
+"""Classifiers for policies that come with the code; they make no images and are not served."""
 
 _logger = logging.getLogger(__name__)
 

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from services.core.errors import ModelNotFound
+from model_store.architectures.densities import MixtureDensity, MixtureSampler
+from services.core.errors import DocumentNotFound, ModelNotFound
+from services.core.model import DocumentKind
 from services.core.network import OpenedModel
 from tests.engines import RowByRow, floats, integers, opened
 
@@ -218,10 +220,55 @@ def tiny_super_resolution() -> OpenedModel:
     )
 
 
+def tiny_density() -> OpenedModel:
+    """Gaussian naive Bayes of 4 x 4 grey images with three classes."""
+    shape = {"components": 3, "side": 4, "covariance": "diagonal"}
+    density, sampler = MixtureDensity(**shape), MixtureSampler(**shape)
+    generator = torch.Generator().manual_seed(9)
+    mean = torch.rand(3, 16, generator=generator)
+    deviation = 0.1 + 0.2 * torch.rand(3, 16, generator=generator)
+    with torch.no_grad():
+        density.mean.copy_(mean)
+        sampler.mean.copy_(mean)
+        density.whitening.copy_(1 / deviation)
+        sampler.factor.copy_(deviation)
+    return density_model(
+        density, sampler, 4, {"weights": [0.5, 0.3, 0.2], "labels": ["red", "green", "blue"]}
+    )
+
+
+def density_model(
+    density: nn.Module, sampler: nn.Module, side: int, options: Mapping[str, Any]
+) -> OpenedModel:
+    """The two modules of a density as a model of grey images in [0, 1]."""
+    outputs: Sequence[str] = type(density).outputs  # type: ignore[attr-defined]
+
+    def judge(x: Tensor) -> Mapping[str, Tensor]:
+        given = density(x)
+        given = given if isinstance(given, tuple) else (given,)
+        return {n: v.float() for n, v in zip(outputs, given, strict=True)}
+
+    def sample(z: Tensor, component: Tensor) -> Mapping[str, Tensor]:
+        return {"x": sampler(z, component).float()}
+
+    inputs = {"z": floats(side * side), "component": integers()}
+    return opened(
+        "density",
+        {
+            "density": RowByRow(judge, {"x": floats(1, side, side)}, outputs),
+            "sampler": RowByRow(sample, inputs, ["x"]),
+        },
+        resolution=(side, side),
+        pixel_range=(0.0, 1.0),
+        options=options,
+    )
+
+
 MODELS: Mapping[str, Callable[[], OpenedModel]] = {
     "gan": tiny_gan,
     "vae": tiny_vae,
     "flow": tiny_flow,
+    "density": tiny_density,
     "diffusion": tiny_diffusion,
     "super_resolution": tiny_super_resolution,
 }
@@ -243,6 +290,9 @@ class Shelf:
         if name not in self.models:
             raise ModelNotFound(f"there is no model '{name}'", param="model")
         return self.versions[name]
+
+    def document(self, name: str, kind: DocumentKind) -> bytes:
+        raise DocumentNotFound(f"model '{name}' comes without a {kind}", param="model")
 
     def open(self, name: str, device: torch.device) -> OpenedModel:  # noqa: ARG002 - on the CPU
         self.openings.append(name)

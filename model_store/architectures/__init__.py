@@ -13,9 +13,24 @@ from typing import Any
 from torch import nn
 
 from model_store.architectures.autoencoder import SpatialDecoder, SpatialEncoder
+from model_store.architectures.autoregressive_flow import (
+    IAF,
+    MAF,
+    IAFForwardStep,
+    MAFInverseStep,
+)
 from model_store.architectures.caption_transformer import CaptionTransformer
 from model_store.architectures.classifier import FactorClassifier
+from model_store.architectures.densities import (
+    BernoulliDensity,
+    BernoulliSampler,
+    GaussianDensity,
+    MixtureDensity,
+    MixtureSampler,
+)
 from model_store.architectures.gan import ConditionalGenerator
+from model_store.architectures.glow import Glow, GlowInverse
+from model_store.architectures.nice import NICE, NICEInverse
 from model_store.architectures.noisy_classifier import NoisyClassifier
 from model_store.architectures.patch_denoiser import (
     ExplodingScore,
@@ -29,10 +44,23 @@ from services.core.errors import InvalidNetwork
 
 ARCHITECTURES: Mapping[str, type[nn.Module]] = MappingProxyType(
     {
+        "bernoulli_density": BernoulliDensity,
+        "bernoulli_sampler": BernoulliSampler,
         "caption_transformer": CaptionTransformer,
         "conditional_generator": ConditionalGenerator,
         "exploding_score": ExplodingScore,
         "factor_classifier": FactorClassifier,
+        "gaussian_density": GaussianDensity,
+        "glow": Glow,
+        "glow_inverse": GlowInverse,
+        "iaf": IAF,
+        "iaf_forward_step": IAFForwardStep,
+        "maf": MAF,
+        "maf_inverse_step": MAFInverseStep,
+        "mixture_density": MixtureDensity,
+        "mixture_sampler": MixtureSampler,
+        "nice": NICE,
+        "nice_inverse": NICEInverse,
         "noisy_classifier": NoisyClassifier,
         "patch_denoiser": PatchDenoiser,
         "pixel_denoiser": PixelDenoiser,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from model_store.architectures.logit_flow import LogitFlow
 
 
 def checkerboard(height: int, width: int, *, odd: bool) -> Tensor:
@@ -101,7 +102,7 @@ class Couplings(nn.Module):
         return z
 
 
-class CouplingFlow(nn.Module):
+class CouplingFlow(LogitFlow):
     """Two scales: checkerboard couplings, squeeze, channel couplings, then half of it goes deeper.
 
     The input is an image in [0, 1]; the logit of ``alpha + (1 - 2 alpha) x`` and its
@@ -119,10 +120,7 @@ class CouplingFlow(nn.Module):
         alpha: float = 0.05,
     ) -> None:
         """Build ``couplings`` couplings per mask kind and scale."""
-        super().__init__()
-        self.channels, self.side, self.alpha = channels, side, alpha
-        self.shift = nn.Parameter(torch.zeros(1, channels, side, side))
-        self.log_scale = nn.Parameter(torch.zeros(1, channels, side, side))
+        super().__init__(channels, side, alpha)
         half = side // 2
 
         def network(count: int, edge: int) -> CouplingNetwork:
@@ -141,14 +139,6 @@ class CouplingFlow(nn.Module):
             for o in odd
         )
 
-    def squash(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The standardised logit of ``x`` and its log-determinant ``[n]``."""
-        squashed = self.alpha + (1 - 2 * self.alpha) * x
-        logit = torch.log(squashed) - torch.log1p(-squashed)
-        slope = math.log(1 - 2 * self.alpha) - torch.log(squashed) - torch.log1p(-squashed)
-        h = (logit - self.shift) * torch.exp(-self.log_scale)
-        return h, (slope - self.log_scale).sum(dim=(1, 2, 3))
-
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images ``[n, c, side, side]`` in [0, 1] to ``z`` ``[n, c side^2]`` and ``[n]`` nats."""
         h, squash_term = self.squash(x)
@@ -165,8 +155,7 @@ class CouplingFlow(nn.Module):
         h, done = z.view(-1, 4 * self.channels, edge, edge).chunk(2, dim=1)
         h = self.split.inverse(torch.cat([self.coarse.inverse(h), done], dim=1))
         h = self.fine.inverse(functional.pixel_shuffle(h, 2))
-        squashed = torch.sigmoid(h * torch.exp(self.log_scale) + self.shift)
-        return ((squashed - self.alpha) / (1 - 2 * self.alpha)).clamp(0.0, 1.0)
+        return self.unsquash(h)
 
 
 class RealNVP(CouplingFlow):

@@ -64,6 +64,9 @@ class NetworkExport:
     config: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     """Base name of the safetensors file; networks that name the same one share it."""
+    closed_form: bool = False
+    """A density rather than a network: its numbers are kept in single precision, and computed with
+    in double, so that there is a safetensors file and no ONNX graph."""
 
     @property
     def onnx_file(self) -> str:
@@ -89,6 +92,11 @@ def half_precision(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def single_precision(module: nn.Module) -> dict[str, Tensor]:
+    """The module's weights as float32, contiguous and apart from one another."""
+    return {k: v.detach().float().clone().contiguous() for k, v in module.state_dict().items()}
+
+
 def load_module(network: NetworkExport, folder: Path) -> nn.Module:
     """A fresh float32 module with the weights of the safetensors file."""
     module = build(network.architecture, network.config)
@@ -98,7 +106,7 @@ def load_module(network: NetworkExport, folder: Path) -> nn.Module:
 
 
 def export(network: NetworkExport, folder: Path) -> float:
-    """Write both files of a network and prove them equal.
+    """Write both files of a network and prove them equal; of a closed form, the one it has.
 
     Returns:
         The largest absolute difference between the two over random inputs.
@@ -106,6 +114,9 @@ def export(network: NetworkExport, folder: Path) -> float:
     Raises:
         ParityError: the difference is above `TOLERANCE`.
     """
+    if network.closed_form:
+        save_file(single_precision(network.module), folder / network.safetensors_file)
+        return 0.0
     save_file(half_precision(network.module), folder / network.safetensors_file)
     module = load_module(network, folder)
     (folder / network.onnx_file).write_bytes(to_onnx(network, module).SerializeToString())

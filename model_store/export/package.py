@@ -82,7 +82,9 @@ def publish(package: Package, catalog: Path = CATALOG) -> Path:
 def fill(package: Package, folder: Path) -> None:
     """Write every file of the model into ``folder``."""
     parity = max(export(network, folder) for network in package.networks)
-    metrics = {**package.metrics, "onnx_parity_max_difference": float(f"{parity:.3g}")}
+    metrics = dict(package.metrics)
+    if not all(network.closed_form for network in package.networks):
+        metrics["onnx_parity_max_difference"] = float(f"{parity:.3g}")
     low, high = package.pixel_range
     save_sheet(
         package.sheet,
@@ -138,13 +140,16 @@ def describe(package: Package, metrics: Mapping[str, Any], folder: Path) -> Mani
 
 
 def files(network: NetworkExport, folder: Path) -> NetworkFiles:
-    """A network's two files with their digests."""
+    """A network's files with their digests."""
+    onnx = folder / network.onnx_file
+    shapes = {name: list(spec.shape) for name, spec in network.inputs.items()}
     return NetworkFiles(
-        onnx=OnnxFile(file=network.onnx_file, sha256=digest(folder / network.onnx_file)),
+        onnx=None if network.closed_form else OnnxFile(file=onnx.name, sha256=digest(onnx)),
         safetensors=SafetensorsFile(
             file=network.safetensors_file,
             sha256=digest(folder / network.safetensors_file),
             architecture=network.architecture,
             config=dict(network.config),
+            shapes=shapes if network.closed_form else {},
         ),
     )

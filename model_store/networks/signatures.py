@@ -49,6 +49,9 @@ _ENCODER = Signature(
     (_IMAGE, _LABEL), (Port("mean", Kind.LATENT), Port("log_variance", Kind.LATENT))
 )
 _DECODER = Signature((_Z, _LABEL), (_IMAGE,))
+_FLOW_STEP = Signature(
+    (Port("state", Kind.LATENT), Port("index", Kind.LABEL)), (Port("next_state", Kind.LATENT),)
+)
 _PREDICTIONS = tuple(
     Port(name, Kind.LATENT, required=False, named=True)
     for name in ("velocity", "epsilon", "denoised", "score")
@@ -63,6 +66,18 @@ SIGNATURES: Mapping[tuple[str, str], Signature] = MappingProxyType(
             (Port("x", Kind.IMAGE), _LABEL), (_Z, Port("log_det", Kind.NUMBER))
         ),
         ("flow", "inverse"): Signature((_Z, _LABEL), (Port("x", Kind.IMAGE),)),
+        ("flow", "forward_step"): _FLOW_STEP,
+        ("flow", "inverse_step"): _FLOW_STEP,
+        ("density", "density"): Signature(
+            (Port("x", Kind.IMAGE),),
+            (
+                Port("log_density", Kind.LATENT),
+                Port("z", Kind.LATENT, required=False, named=True),
+            ),
+        ),
+        ("density", "sampler"): Signature(
+            (_Z, Port("component", Kind.LABEL)), (Port("x", Kind.IMAGE),)
+        ),
         ("diffusion", "denoiser"): Signature(
             (Port("x", Kind.LATENT), Port("t", Kind.TIME), _TOKENS, _LABEL), _PREDICTIONS
         ),

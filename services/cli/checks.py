@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -21,6 +22,7 @@ from model_store.store import Store, default_root
 from services.core.errors import AtelierError
 from services.gateway.keys import read_key_file
 from services.gateway.settings import GatewaySettings, check_bind
+from services.provenance.credentials import DEVELOPMENT_CA_FILE, UNTRUSTED, load_credentials
 
 Level = Literal["ok", "note", "warning", "broken"]
 
@@ -29,6 +31,7 @@ LEAST_MEMORY = 2 * GIB
 LEAST_SHARED_MEMORY = GIB // 4
 LEAST_DISK = GIB
 OLDEST_PYTHON = (3, 11)
+SOON_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +227,36 @@ def check_access(_: Surroundings) -> list[Finding]:
     return found
 
 
+def check_provenance(_: Surroundings) -> list[Finding]:
+    """By whose certificate images are signed, and for how long that is good."""
+    try:
+        settings = GatewaySettings()
+    except ValidationError:
+        return []  # the check of access tells
+    if not settings.provenance.enabled:
+        advice = "images do not say where they come from: set ATELIER_PROVENANCE__ENABLED=true"
+        return [Finding("note", "provenance", "off", advice)]
+    if settings.provenance.certificate_file is None:
+        advice = (
+            "set ATELIER_PROVENANCE__CERTIFICATE_FILE and ATELIER_PROVENANCE__KEY_FILE, or give "
+            f"verifiers {settings.provenance_folder / DEVELOPMENT_CA_FILE}, which the first start "
+            "makes"
+        )
+        return [Finding("note", "provenance", UNTRUSTED, advice)]
+    from services.provenance.signing import ManifestSigner  # noqa: PLC0415 - a native library
+
+    try:
+        credentials = load_credentials(settings.provenance, settings.provenance_folder)
+        ManifestSigner(credentials, max_manifest_bytes=settings.provenance.max_manifest_bytes)
+    except AtelierError as error:
+        return [Finding("broken", "provenance", error.message)]
+    left = credentials.expires - datetime.datetime.now(datetime.UTC)
+    found = f"certificate good for {left.days} days"
+    if left.days < SOON_DAYS:
+        return [Finding("warning", "provenance", found, "have the certificate renewed")]
+    return [Finding("ok", "provenance", found)]
+
+
 def active_keys(path: Path) -> int:
     """How many keys of a key file are good now."""
     try:
@@ -242,6 +275,7 @@ CHECKS: Mapping[str, Check] = {
     "models": check_store,
     "port": check_port,
     "access": check_access,
+    "provenance": check_provenance,
 }
 
 

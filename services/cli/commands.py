@@ -11,12 +11,17 @@ from typing import Annotated
 
 import typer
 
+from services.cli.audit import audit
 from services.cli.doctor import DOCTOR_HELP, doctor
 from services.cli.errors import one_sentence
 from services.cli.generate import EDIT_EXAMPLES, GENERATE_EXAMPLES, edit, generate
+from services.cli.inspect import INSPECT_HELP, inspect
+from services.cli.jobs import jobs
 from services.cli.keys import keys
 from services.cli.likelihood import ENCODE_EXAMPLES, LIKELIHOOD_EXAMPLES, encode, likelihood
 from services.cli.models import models
+from services.cli.reviews import reviews
+from services.cli.webhooks import webhooks
 from services.core.errors import InvalidParameter
 
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - only by --public, and never without a key
@@ -112,4 +117,9 @@ app.command(epilog=LIKELIHOOD_EXAMPLES)(likelihood)
 app.command(epilog=ENCODE_EXAMPLES)(encode)
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
+app.add_typer(jobs, name="jobs")
+app.add_typer(webhooks, name="webhooks")
+app.add_typer(reviews, name="reviews")
+app.add_typer(audit, name="audit")
+app.command(epilog=INSPECT_HELP)(inspect)
 app.command(epilog=DOCTOR_HELP)(doctor)

@@ -79,6 +79,7 @@ def generate(
     url: options.Url = None,
     api_key: options.ApiKey = None,
     deadline: options.Deadline = None,
+    metadata: options.Metadata = None,
 ) -> None:
     """Make images from noise, and from a prompt or a label where the model takes one."""
     with one_sentence():
@@ -100,7 +101,14 @@ def generate(
         }
         encoding = Encoding(format_for(out, image_format), quality)
         parameters = options.with_others(parameters, others)
-        call = make_call(model, Task.GENERATE, parameters, encoding=encoding, deadline=deadline)
+        call = make_call(
+            model,
+            Task.GENERATE,
+            parameters,
+            encoding=encoding,
+            deadline=deadline,
+            metadata=metadata,
+        )
         write_pictures(run(call, url=url, api_key=api_key), out, encoding.format)
 
 
@@ -150,6 +158,7 @@ def edit(
     url: options.Url = None,
     api_key: options.ApiKey = None,
     deadline: options.Deadline = None,
+    metadata: options.Metadata = None,
 ) -> None:
     """Make images from images, or from places in the model's latent space."""
     with one_sentence():
@@ -177,6 +186,7 @@ def edit(
             mask=read_picture(mask) if mask is not None else None,
             encoding=encoding,
             deadline=deadline,
+            metadata=metadata,
         )
         write_pictures(run(call, url=url, api_key=api_key), out, encoding.format)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from services.cli.audit import audited
 from services.cli.errors import one_sentence
 from services.gateway.callers import LEAST_PRIORITY, MOST_PRIORITY, SCOPES, USUAL_PRIORITY
 from services.gateway.key_store import KeyStore, NewKey, parse_duration
@@ -53,7 +54,7 @@ def create(
     name: Annotated[str, typer.Argument(help="What the key is for.", show_default=False)],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help=f"What it may do: {', '.join(SCOPES)}.", show_default="all"),
+        typer.Option(help=f"What it may do: {', '.join(SCOPES)}.", show_default="all tasks"),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Which models it may use.", show_default="all")
@@ -82,7 +83,7 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key, and show it this once."""
-    with one_sentence():
+    with one_sentence(), audited("key.created", file) as said:
         ends = None if expires is None else time.time() + parse_duration(expires)
         new = _store(file).create(
             name,
@@ -93,6 +94,7 @@ def create(
             rate=rate,
             device_seconds=device_seconds,
         )
+        said.update(_noted(new.row))
     _show_new(new, as_json=as_json)
 
 
@@ -134,22 +136,35 @@ def rotate(
     as_json: JsonOption = False,
 ) -> None:
     """Make a new key that may do the same, and let the old one end."""
-    with one_sentence():
+    with one_sentence(), audited("key.rotated", file) as said:
         new = _store(file).rotate(name, grace=parse_duration(grace))
+        said.update(_noted(new.row))
     _show_new(new, as_json=as_json)
 
 
 @keys.command()
 def revoke(name: WhichArgument, file: FileOption = None) -> None:
     """End a key now."""
-    with one_sentence():
+    with one_sentence(), audited("key.revoked", file) as said:
         ended = _store(file).revoke(name)
+        said.update(name=ended[0].name, keys=[row.id for row in ended])
     for row in ended:
         Console(soft_wrap=True).print(f"revoked '{escape(row.name)}' ({row.id})")
 
 
 def _store(file: Path | None) -> KeyStore:
     return KeyStore(file if file is not None else default_key_file(os.environ))
+
+
+def _noted(row: KeyRow) -> dict[str, Any]:
+    """What the audit log says of a key: whose it is and what it may do."""
+    return {
+        "name": row.name,
+        "keys": [row.id],
+        "owner": row.owner,
+        "scopes": row.scopes,
+        "models": row.models,
+    }
 
 
 def _show_new(new: NewKey, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from model_store.store import Entry, Store, default_root
 from services.cli.adapters import adapter_summary, adapter_table, add_to_base, shown_adapter
+from services.cli.audit import audited
 from services.cli.errors import one_sentence
 
 models = typer.Typer(
@@ -132,14 +133,20 @@ def add(
     With --base it is an adapter: a LoRA, a textual inversion, or a ControlNet of that model.
     """
     if base is not None or token is not None:
-        with one_sentence():
+        with one_sentence(), audited("adapter.added") as said:
+            said.update(path=str(path), name=name, base=base)
             add_to_base(_open(store), path, name=name, base=base, token=token, family=family)
         return
     from model_store.addition import add_model  # noqa: PLC0415 - torch takes a second to import
 
     console = Console(soft_wrap=True)
-    with one_sentence(), console.status("trying its networks"):
+    with (
+        one_sentence(),
+        audited("model.added") as said,
+        console.status("trying its networks"),
+    ):
         addition = add_model(_open(store), path, name=name, family=family)
+        said.update(model=addition.manifest.id, path=str(path))
     for note in addition.notes:
         console.print(f"[dim]{escape(note)}[/dim]")
     manifest = addition.manifest
@@ -149,7 +156,8 @@ def add(
 @models.command()
 def remove(name: NameArgument, store: StoreOption = None) -> None:
     """Remove one of your models or adapters, and the files that no other uses."""
-    with one_sentence():
+    with one_sentence(), audited("model.removed") as said:
+        said["model"] = name
         shelf = _open(store)
         if shelf.adapters.holds(name):
             shelf.adapters.remove(name)

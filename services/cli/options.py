@@ -121,6 +121,13 @@ Temperature = Annotated[
     float | None,
     typer.Option(min=0, help="VAE and flow: scale of the noise that the latent is drawn from."),
 ]
+Metadata = Annotated[
+    bool | None,
+    typer.Option(
+        help="Whether the file holds what it was made by; see `atelier inspect`.",
+        show_default="as the settings say",
+    ),
+]
 Others = Annotated[
     list[str] | None,
     typer.Option(

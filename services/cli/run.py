@@ -29,6 +29,7 @@ def make_call(
     mask: bytes | None = None,
     encoding: Encoding | None = None,
     deadline: float | None = None,
+    metadata: bool | None = None,
 ) -> Call:
     """A call with the options that were set; one left at ``None`` is the model's to choose.
 
@@ -50,6 +51,7 @@ def make_call(
         encoding=encoding or Encoding(),
         deadline=deadline,
         controls=tuple(controls),
+        metadata=metadata,
     )
 
 
@@ -78,8 +80,13 @@ def run(call: Call, *, url: str | None, api_key: str | None) -> Answer:
 
 async def _run_there(call: Call, backend: RemoteBackend) -> Answer:
     with _progress() as progress:
-        progress.add_task(f"waiting for {call.model}", total=None)
-        return await backend.run(call)
+        bar = progress.add_task(f"waiting for {call.model}", total=None)
+
+        def told(share: float) -> None:
+            if share > 0:
+                progress.update(bar, description=f"running {call.model}", total=1, completed=share)
+
+        return await backend.run(call, told)
 
 
 async def _run_here(call: Call) -> Answer:
@@ -88,9 +95,19 @@ async def _run_here(call: Call) -> Answer:
 
         backend = local_backend()
     try:
-        return await _watched(Cascades(backend), call)
+        return await _watched(_stamped(Cascades(backend)), call)
     finally:
         backend.close()
+
+
+def _stamped(backend: Backend) -> Backend:
+    """Files say where they come from, whoever writes them."""
+    from services.gateway.settings import GatewaySettings  # noqa: PLC0415 - as above
+    from services.provenance.stamping import Stamped, open_stamp  # noqa: PLC0415
+
+    settings = GatewaySettings()
+    stamp = open_stamp(settings.provenance, settings.provenance_folder)
+    return backend if stamp is None else Stamped(backend, stamp)
 
 
 async def _watched(backend: Backend, call: Call) -> Answer:

@@ -19,6 +19,7 @@ from .answers import (
     Timings,
 )
 from .asynchronous import AsyncClient
+from .asynchronous_jobs import AsyncJobs
 from .errors import (
     ApiError,
     AtelierClientError,
@@ -30,16 +31,29 @@ from .errors import (
     ServerFailed,
     Unavailable,
 )
+from .job_answers import (
+    Artefact,
+    Delivery,
+    Job,
+    JobEvent,
+    JobFailed,
+    JobPage,
+    JobResult,
+)
+from .jobs import Jobs, progress_bar
 from .requests import EditOptions, GenerateOptions, ImageSource, LikelihoodOptions
 from .retries import Retries
 from .synchronous import Client
 
 __all__ = [
     "ApiError",
+    "Artefact",
     "AsyncClient",
+    "AsyncJobs",
     "AtelierClientError",
     "Client",
     "ConnectionFailed",
+    "Delivery",
     "Done",
     "EditOptions",
     "Encoding",
@@ -51,6 +65,12 @@ __all__ = [
     "ImageSource",
     "Images",
     "InvalidRequest",
+    "Job",
+    "JobEvent",
+    "JobFailed",
+    "JobPage",
+    "JobResult",
+    "Jobs",
     "Latents",
     "Likelihood",
     "LikelihoodOptions",
@@ -67,4 +87,5 @@ __all__ = [
     "Status",
     "Timings",
     "Unavailable",
+    "progress_bar",
 ]

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from . import requests
 from .answers import Encodings, Event, Images, Likelihoods, Model, Status
+from .asynchronous_jobs import AsyncJobs
 from .errors import ConnectionFailed, error_of
 from .requests import Ask, EditOptions, GenerateOptions, ImageSource, LikelihoodOptions
 from .retries import Retries
@@ -49,6 +50,8 @@ class AsyncClient:
         self._url = url
         self._retries = retries or Retries()
         self._http = httpx.AsyncClient(**options_of(url, api_key, timeout, transport))
+        self.jobs = AsyncJobs(self)
+        """Work that outlives its request."""
 
     async def __aenter__(self) -> Self:
         """The client itself."""
@@ -69,7 +72,7 @@ class AsyncClient:
 
     async def models(self) -> list[Model]:
         """Every model of the catalog."""
-        data = (await self._sent(Ask("GET", "/v1/models"))).json()["data"]
+        data = (await self.send(Ask("GET", "/v1/models"))).json()["data"]
         return [Model.model_validate(entry) for entry in data]
 
     async def model(self, name: str) -> Model:
@@ -116,7 +119,7 @@ class AsyncClient:
 
     async def withdraw(self, request_id: str) -> None:
         """End a request that is in flight on another connection."""
-        await self._sent(Ask("DELETE", f"/v1/requests/{quote(request_id, safe='')}"))
+        await self.send(Ask("DELETE", f"/v1/requests/{quote(request_id, safe='')}"))
 
     async def status(self) -> Status:
         """How every pool is doing."""
@@ -130,15 +133,22 @@ class AsyncClient:
             return False
 
     async def _answer(self, kind: type[A], ask: Ask) -> A:
-        return kind.model_validate_json((await self._sent(ask)).content)
+        return kind.model_validate_json((await self.send(ask)).content)
 
-    async def _sent(self, ask: Ask, *, stream: bool = False) -> httpx.Response:
-        """The response to a request, as often as it must be sent for one."""
+    async def send(self, ask: Ask, *, stream: bool = False) -> httpx.Response:
+        """The response to a request, as often as it must be sent for one.
+
+        Raises:
+            ApiError: the server refuses it.
+            ConnectionFailed: nobody answers.
+        """
         attempt = 0
         while True:
             attempt += 1
             try:
-                request = self._http.build_request(ask.method, ask.path, json=ask.body)
+                request = self._http.build_request(
+                    ask.method, ask.path, json=ask.body, headers=ask.headers
+                )
                 response = await self._http.send(request, stream=stream)
                 if not response.is_error:
                     return response
@@ -155,7 +165,7 @@ class AsyncClient:
 
     @asynccontextmanager
     async def _streamed(self, ask: Ask) -> AsyncIterator[AsyncIterator[Event]]:
-        response = await self._sent(ask, stream=True)
+        response = await self.send(ask, stream=True)
         try:
             yield self._events(response)
         finally:

@@ -47,7 +47,7 @@ class ApiError(AtelierClientError):
 
 
 class InvalidRequest(ApiError):
-    """400, 413, 415, 422: the request is wrong, too large, or not for this model."""
+    """400, 409, 413, 415, 422: the request is wrong, too large, or not for this model."""
 
 
 class NotAllowed(ApiError):
@@ -78,6 +78,7 @@ _KINDS: Mapping[int, type[ApiError]] = {
     401: NotAllowed,
     403: NotAllowed,
     404: NotFound,
+    409: InvalidRequest,
     429: RateLimited,
     503: Unavailable,
     504: Unavailable,
@@ -98,9 +99,11 @@ def error_of(response: httpx.Response) -> ApiError:
     request_id = response.headers.get("x-request-id")
     kind = _KINDS.get(status, ServerFailed)
     try:
-        said = response.json()["error"]
-        message, code, param = said["message"], said["code"], said.get("param")
-    except (ValueError, KeyError, TypeError):
+        said = response.json()
+        said = said.get("error", said)
+        message, code = said.get("message") or said["detail"], said["code"]
+        param = said.get("param")
+    except (AttributeError, ValueError, KeyError, TypeError):
         message = (
             f"{response.url} answered {status} {response.reason_phrase}, and not as Atelier does; "
             "is this the right URL?"

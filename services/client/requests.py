@@ -54,6 +54,7 @@ class GenerateOptions(_Common, total=False):
     output_format: Literal["png", "jpeg", "webp"]
     output_compression: int
     preview_every: int
+    metadata: bool
 
 
 class EditOptions(GenerateOptions, total=False):
@@ -74,6 +75,7 @@ class Ask:
     method: str
     path: str
     body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] | None = None
 
 
 def generate(model: str, options: Mapping[str, Any], *, stream: bool = False) -> Ask:
@@ -92,6 +94,14 @@ def examine(
 ) -> Ask:
     """``POST /v1/likelihood`` or ``/v1/encode``."""
     return Ask("POST", f"/v1/{task}", {**_body(model, options), "images": _encoded(images)})
+
+
+def body_of(task: str, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a task, as a job carries it; what makes images names its seed."""
+    body = _body(model, options)
+    if task in ("generate", "edit"):
+        body.setdefault("seed", random.randrange(_SEEDS))  # noqa: S311 - guards nothing
+    return body
 
 
 def _makes_images(model: str, options: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:

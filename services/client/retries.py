@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
-RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
 RETRIED_FAILURES = (
     httpx.ConnectError,
     httpx.ConnectTimeout,

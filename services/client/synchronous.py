@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from . import requests
 from .answers import Encodings, Event, Images, Likelihoods, Model, Status
 from .errors import ConnectionFailed, error_of
+from .jobs import Jobs
 from .requests import Ask, EditOptions, GenerateOptions, ImageSource, LikelihoodOptions
 from .retries import Retries
 from .streams import EventReader
@@ -72,6 +73,8 @@ class Client:
         self._url = url
         self._retries = retries or Retries()
         self._http = httpx.Client(**options_of(url, api_key, timeout, transport))
+        self.jobs = Jobs(self)
+        """Work that outlives its request."""
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -92,7 +95,7 @@ class Client:
 
     def models(self) -> list[Model]:
         """Every model of the catalog."""
-        data = self._sent(Ask("GET", "/v1/models")).json()["data"]
+        data = self.send(Ask("GET", "/v1/models")).json()["data"]
         return [Model.model_validate(entry) for entry in data]
 
     def model(self, name: str) -> Model:
@@ -135,7 +138,7 @@ class Client:
 
     def withdraw(self, request_id: str) -> None:
         """End a request that is in flight on another connection."""
-        self._sent(Ask("DELETE", f"/v1/requests/{quote(request_id, safe='')}"))
+        self.send(Ask("DELETE", f"/v1/requests/{quote(request_id, safe='')}"))
 
     def status(self) -> Status:
         """How every pool is doing."""
@@ -149,15 +152,22 @@ class Client:
             return False
 
     def _answer(self, kind: type[A], ask: Ask) -> A:
-        return kind.model_validate_json(self._sent(ask).content)
+        return kind.model_validate_json(self.send(ask).content)
 
-    def _sent(self, ask: Ask, *, stream: bool = False) -> httpx.Response:
-        """The response to a request, as often as it must be sent for one."""
+    def send(self, ask: Ask, *, stream: bool = False) -> httpx.Response:
+        """The response to a request, as often as it must be sent for one.
+
+        Raises:
+            ApiError: the server refuses it.
+            ConnectionFailed: nobody answers.
+        """
         attempt = 0
         while True:
             attempt += 1
             try:
-                request = self._http.build_request(ask.method, ask.path, json=ask.body)
+                request = self._http.build_request(
+                    ask.method, ask.path, json=ask.body, headers=ask.headers
+                )
                 response = self._http.send(request, stream=stream)
                 if not response.is_error:
                     return response
@@ -174,7 +184,7 @@ class Client:
 
     @contextmanager
     def _streamed(self, ask: Ask) -> Iterator[Iterator[Event]]:
-        response = self._sent(ask, stream=True)
+        response = self.send(ask, stream=True)
         try:
             yield self._events(response)
         finally:

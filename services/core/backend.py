@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.core.job import Answer, Call, Event, Watch
-from services.core.model import ModelInfo
+from services.core.model import DocumentKind, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,16 @@ class Backend(Protocol):
 
         Raises:
             ModelNotFound: there is none of that name; the message offers near names.
+        """
+        ...
+
+    async def document(self, name: str, kind: DocumentKind) -> bytes:
+        """What comes with a model for people, as it is stored.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            DocumentNotFound: it comes without one.
+            ModelError: the file is not the one that its manifest names.
         """
         ...
 

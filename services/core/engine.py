@@ -15,7 +15,7 @@ from services.core.adapters import AdapterInfo
 from services.core.errors import InvalidNetwork, InvalidParameter, UnsupportedTask
 from services.core.images import ImageLimits
 from services.core.job import Call, Job, Task
-from services.core.model import Conditioning, LikelihoodKind, ModelInfo
+from services.core.model import Conditioning, LikelihoodKind, ModelInfo, ReferenceSet
 from services.core.network import OpenedModel, TensorSpec
 from services.core.parameters import Parameters
 from services.core.trajectory import Result, Trajectory, Workload
@@ -171,7 +171,7 @@ class Engine(ABC):
                 images=(pixels[row],) if kind.row_per_image else pixels,
                 mask=mask,
                 controls=controls,
-                tenant=call.tenant,
+                tenant=call.payer,
                 weight=call.weight,
             )
             for row in range(rows)
@@ -187,6 +187,7 @@ class Engine(ABC):
         likelihood: LikelihoodKind,
         labels: tuple[str, ...] = (),
         limits: Mapping[str, Any] | None = None,
+        reference: ReferenceSet | None = None,
     ) -> ModelInfo:
         """What the manifest and the operations say, completed by what the family knows."""
         operations = self.operations()
@@ -198,7 +199,7 @@ class Engine(ABC):
             owned_by=self.model.owned_by,
             description=self.model.description,
             tasks=tuple(tasks),
-            operations={name: kind.model_json_schema() for name, kind in operations.items()},
+            operations={name: kind.described() for name, kind in operations.items()},
             conditioning=conditioning,
             resolution=self.model.resolution,
             channels=self.model.channels,
@@ -210,6 +211,7 @@ class Engine(ABC):
             },
             labels=labels,
             card=dict(self.model.card),
+            reference=reference,
         )
 
     def latent_shape(self, declared: Sequence[int] | None, spec: TensorSpec) -> tuple[int, ...]:

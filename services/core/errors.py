@@ -64,10 +64,98 @@ class QuotaExceeded(AtelierError):
     code = "quota_exceeded"
 
 
+class StorageQuotaExceeded(AtelierError):
+    """The files of a job would not fit into what the owner, or everybody, may keep."""
+
+    code = "storage_quota_exceeded"
+
+
+class JobNotFound(AtelierError):
+    """The owner has no job of that id, or the job no such file."""
+
+    code = "job_not_found"
+
+
+class IdempotencyKeyReused(AtelierError):
+    """An idempotency key came again with another body."""
+
+    code = "idempotency_key_reused"
+
+
+class IdempotencyKeyInFlight(AtelierError):
+    """The first request with an idempotency key is still being accepted."""
+
+    code = "idempotency_key_in_flight"
+
+
 class RequestNotFound(AtelierError):
     """No request of that id is in flight."""
 
     code = "request_not_found"
+
+
+class Withheld(AtelierError):
+    """A policy keeps back what was asked for, or what was made.
+
+    ``policy`` is the name of the rule; ``device_seconds`` what had been used up by then. Neither
+    crosses a process boundary.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        policy: str = "",
+        device_seconds: float = 0.0,
+    ) -> None:
+        super().__init__(message, param=param, retry_after=retry_after)
+        self.policy, self.device_seconds = policy, device_seconds
+
+
+class ContentPolicyViolation(Withheld):
+    """A policy refused the request, or the images that came of it."""
+
+    code = "content_policy_violation"
+
+
+class HeldForReview(Withheld):
+    """The images are made and kept until a reviewer decides; ``review`` is the id to ask for."""
+
+    code = "held_for_review"
+
+    def __init__(self, message: str, *, review: str = "", **more: Any) -> None:
+        super().__init__(message, **more)
+        self.review = review
+
+    def to_json(self) -> dict[str, Any]:
+        """See `AtelierError.to_json`."""
+        return {**super().to_json(), "review": self.review}
+
+
+class ReviewNotFound(AtelierError):
+    """No review of that id is the caller's to see."""
+
+    code = "review_not_found"
+
+
+class ReviewDecided(AtelierError):
+    """A reviewer has decided already."""
+
+    code = "review_decided"
+
+
+class ReviewsFull(AtelierError):
+    """What waits for a reviewer takes all the room that it may."""
+
+    code = "reviews_full"
+
+
+class AuditUnavailable(AtelierError):
+    """The audit log cannot be written, and nothing may happen without it."""
+
+    code = "audit_unavailable"
 
 
 class InvalidParameter(AtelierError):
@@ -112,6 +200,12 @@ class ModelNotFound(AtelierError):
     code = "model_not_found"
 
 
+class DocumentNotFound(AtelierError):
+    """The model comes without a card, or without a sample sheet."""
+
+    code = "document_not_found"
+
+
 class QueueFull(AtelierError):
     """The queue holds as much predicted work as it may; `retry_after` says when to come back."""
 
@@ -146,6 +240,12 @@ class EngineFailure(AtelierError):
     """The model's own computation failed for this row; its neighbours were not affected."""
 
     code = "engine_failure"
+
+
+class ProvenanceFailure(AtelierError):
+    """An image was made whose origin could not be signed; it is not sent without."""
+
+    code = "provenance_failure"
 
 
 class OutOfDeviceMemory(AtelierError):

@@ -40,7 +40,12 @@ class Call:
     and ``mask`` are encoded files. ``deadline`` is in seconds from the moment the backend receives
     the call: an answer later than that is of no use to the caller. ``tenant`` is an opaque name of
     who asks, among whom a device is shared by ``weight``. ``controls`` are encoded files too, one
-    for each entry of ``control`` in the parameters.
+    for each entry of ``control`` in the parameters. ``trace`` says which trace and span the work
+    belongs to, as the headers ``traceparent`` and ``tracestate`` do. ``visible`` are the models
+    that the caller may know of, ``None`` for all: a refusal names no others.
+    ``metadata`` says whether the images' files hold the parameters that they were made by; ``None``
+    leaves that to the operator. ``provenance`` is false where images become tensors, which cannot
+    say where they come from. ``background`` is true of work that nobody waits for.
     """
 
     id: str
@@ -55,6 +60,20 @@ class Call:
     tenant: str = ""
     weight: float = 1.0
     controls: tuple[bytes, ...] = ()
+    trace: Mapping[str, str] = field(default_factory=dict)
+    visible: tuple[str, ...] | None = None
+    metadata: bool | None = None
+    provenance: bool = True
+    background: bool = False
+
+    @property
+    def payer(self) -> str:
+        """Among whom a device is shared: nobody's requests stand behind their own jobs."""
+        return f"{self.tenant}/jobs" if self.background else self.tenant
+
+    def sees(self, model: str) -> bool:
+        """Whether the caller may know of a model."""
+        return self.visible is None or model in self.visible
 
     @property
     def name(self) -> str:
@@ -205,11 +224,12 @@ class RowFinished:
 
 @dataclass(frozen=True, slots=True)
 class CallFinished:
-    """Every row was handed out; always the last event. ``device_seconds`` as in `Answer`."""
+    """Every row was handed out; always the last event. The rest is as in `Answer`."""
 
     model: str
     timings: Timings
     device_seconds: float = 0.0
+    stages: tuple[StageTimings, ...] = ()
 
 
 Event = Queued | Progress | Preview | RowFinished | CallFinished

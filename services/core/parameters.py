@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,15 @@ class Parameters(BaseModel):
     """Whether each image is a row of its own, instead of every row seeing all of them."""
 
     seed: Seed = 0
+
+    @classmethod
+    def described(cls) -> dict[str, Any]:
+        """The JSON schema, with what comes beside the parameters.
+
+        ``x-images`` is the fewest and the most images, ``x-mask`` whether there is a mask.
+        """
+        beside = {"x-images": list(cls.images_needed), "x-mask": cls.takes_mask}
+        return {**cls.model_json_schema(), **beside}
 
     def rows(self, images: int) -> int:
         """How many rows of work these parameters make for that many images."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from services.core.model import DocumentKind
 from services.core.network import OpenedModel
 
 
@@ -22,6 +23,16 @@ class ModelSource(Protocol):
 
         Raises:
             ModelNotFound: there is none; the message offers near names.
+        """
+        ...
+
+    def document(self, name: str, kind: DocumentKind) -> bytes:
+        """What comes with a model for people, as it is stored.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            DocumentNotFound: it comes without one.
+            ModelError: the file is not the one that its manifest names.
         """
         ...
 

@@ -32,6 +32,11 @@ class LatentSpec(BaseModel):
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=4)]
 
 
+def latent_limits(declared: LatentSpec | None) -> dict[str, Any]:
+    """What a model says of its latents where its manifest declares them: ``latent_shape``."""
+    return {} if declared is None else {"latent_shape": declared.shape}
+
+
 class Options(BaseModel):
     """Base of the options that a family reads from a manifest."""
 

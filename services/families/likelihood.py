@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.core.model import LikelihoodKind
+from services.core.model import ANOMALOUS_PERCENTILE, LikelihoodKind, ReferenceSet
 from services.core.trajectory import Result
 from services.sampling.bounds import bits_per_dim, percentile_among
 
-ANOMALOUS_PERCENTILE = 1.0
-
 ReferenceSettings = dict[str, int | str | None]
 """The parameters that a model's reference quantiles were computed with, by name."""
+
+
+def reference_set(
+    quantiles: Sequence[float] | None, settings: ReferenceSettings | None = None
+) -> ReferenceSet | None:
+    """How a model describes its reference, where its options have one.
+
+    Args:
+        quantiles: ascending, of log-likelihoods of held-out images, in nats.
+        settings: the parameters that matter, as they were for the reference.
+    """
+    return ReferenceSet(tuple(quantiles), dict(settings or {})) if quantiles else None
 
 
 def comparable(

@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from starlette.responses import Response
 from services.core.errors import InvalidParameter
 from services.core.images import MEDIA_TYPES
 from services.core.job import Answer, ImageFormat, Item, Timings
+from services.core.job import StageTimings as StageOfCascade
 from services.core.parameters import Latents
 
 
@@ -161,6 +162,11 @@ def stage_seconds(timings: Timings) -> dict[str, float]:
     return {name: round(value, 6) for name, value in asdict(timings).items()}
 
 
+def cascade_stages(stages: Iterable[StageOfCascade]) -> list[dict[str, Any]]:
+    """The models that a cascade went through, as JSON shows them."""
+    return [{"model": stage.model, "timings": stage_seconds(stage.timings)} for stage in stages]
+
+
 def entry(item: Item) -> dict[str, Any]:
     """One item as ``data[]`` holds it."""
     image = {} if item.image is None else {"b64_json": base64_text(item.image)}
@@ -177,15 +183,12 @@ def json_answer(answer: Answer, *, created: bool) -> Response:
         "timings": stage_seconds(answer.timings),
     }
     if answer.stages:
-        body["stages"] = [
-            {"model": stage.model, "timings": stage_seconds(stage.timings)}
-            for stage in answer.stages
-        ]
-    return json_response(body, {"server-timing": server_timing(answer.timings)})
+        body["stages"] = cascade_stages(answer.stages)
+    return json_response(body)
 
 
 def raw_answer(answer: Answer, image_format: ImageFormat) -> Response:
-    """The one image of an answer as it is, with its seed, model and timings in headers.
+    """The one image of an answer as it is, with its seed and model in headers.
 
     Raises:
         InvalidParameter: the answer is not one image.
@@ -197,7 +200,7 @@ def raw_answer(answer: Answer, image_format: ImageFormat) -> Response:
             "image can be sent as raw bytes; accept application/json",
             param="response",
         )
-    headers = {"x-atelier-model": answer.model, "server-timing": server_timing(answer.timings)}
+    headers = {"x-atelier-model": answer.model}
     if "seed" in images[0].values:
         headers["x-atelier-seed"] = str(images[0].values["seed"])
     return Response(images[0].image, headers=headers, media_type=MEDIA_TYPES[image_format])

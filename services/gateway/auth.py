@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from services.core.errors import InvalidApiKey
 from services.gateway.callers import ANYBODY, Caller
 from services.gateway.exchange import exchange_in
+from services.gateway.hosts import check_host
 from services.gateway.keys import PREFIX, KeyRing
 from services.gateway.metering import Meter
 from services.gateway.oidc import TokenVerifier
@@ -47,6 +48,7 @@ class ApiKeys(HTTPBearer):
             "`api-key: <key>` says the same.",
             auto_error=False,
         )
+        self._settings = settings
         self._digests = settings.api_keys
         self._ring = KeyRing(settings.key_path)
         self._tokens = None if settings.oidc is None else TokenVerifier(settings.oidc)
@@ -57,6 +59,7 @@ class ApiKeys(HTTPBearer):
 
         Raises:
             InvalidApiKey: the key or token is missing or not good.
+            Forbidden: nobody is asked for a key, and the request came by a stranger's name.
             QuotaExceeded: its requests are used up for now.
             Unavailable: what keys are checked against cannot be read.
         """
@@ -68,6 +71,7 @@ class ApiKeys(HTTPBearer):
     async def _caller(self, request: HTTPConnection) -> Caller:
         in_use = self._ring.in_use()
         if not (in_use or self._digests or self._tokens):
+            check_host(request.headers.get("host", ""), self._settings)
             return ANYBODY
         key = credential_in(request)
         if self._digests and is_known(key, self._digests):

@@ -8,10 +8,19 @@ from services.core.errors import Forbidden
 from services.core.job import Task
 from services.gateway.quotas import Quota
 
-SCOPES = tuple(task.value for task in Task)
-"""What a key can be allowed to do: the tasks."""
+REVIEW = "review"
+SCOPES = (*(task.value for task in Task), REVIEW)
+"""What a key can be allowed to do: the tasks, and to decide on what policies hold.
+
+A key without scopes may do every task; reviewing has to be named.
+"""
 
 LEAST_PRIORITY, USUAL_PRIORITY, MOST_PRIORITY = 0, 5, 9
+
+
+def weight_of(priority: int) -> float:
+    """The share of a busy device that a priority stands for, relative to others: 1 is usual."""
+    return float(2.0 ** (priority - USUAL_PRIORITY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +30,7 @@ class Caller:
     Attributes:
         owner: an opaque name that stays the same when a key is rotated; what belongs to one owner
             is nobody else's.
-        scopes: the tasks that are allowed; ``None`` for all.
+        scopes: what is allowed; ``None`` for all tasks.
         models: the models that may be used; ``None`` for all.
         priority: 0 to 9. Each step up doubles the share of the device that the caller gets while
             others want it too; 5 is usual.
@@ -39,7 +48,7 @@ class Caller:
     @property
     def weight(self) -> float:
         """The share of a busy device that is the caller's, relative to others: 1 is usual."""
-        return float(2.0 ** (self.priority - USUAL_PRIORITY))
+        return weight_of(self.priority)
 
     def sees(self, model: str) -> bool:
         """Whether the caller may use a model, and so know of it."""
@@ -67,6 +76,23 @@ class Caller:
         if self.scopes is not None and task not in self.scopes:
             has = ", ".join(sorted(self.scopes)) or "none"
             raise Forbidden(f"this key lacks the scope '{task}'; it has {has}")
+
+    @property
+    def reviews(self) -> bool:
+        """Whether the caller may decide on what policies hold: only where the scope is named."""
+        return self.scopes is not None and REVIEW in self.scopes
+
+    def check_review(self) -> None:
+        """Refuse who may not decide on what policies hold.
+
+        Raises:
+            Forbidden: the scope is missing.
+        """
+        if not self.reviews:
+            raise Forbidden(
+                f"this needs a key with the scope '{REVIEW}', which has to be named: `atelier keys "
+                f"create NAME --scope {REVIEW}`"
+            )
 
 
 ANYBODY = Caller()

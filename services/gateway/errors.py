@@ -15,43 +15,65 @@ from starlette.responses import Response
 
 from services.core.errors import (
     AtelierError,
+    AuditUnavailable,
     BadRequest,
     Canceled,
+    ContentPolicyViolation,
     DeadlineExceeded,
     DeadlineUnmeetable,
+    DocumentNotFound,
     Forbidden,
     HeadersTooLarge,
+    HeldForReview,
+    IdempotencyKeyInFlight,
+    IdempotencyKeyReused,
     InvalidApiKey,
     InvalidImage,
     InvalidParameter,
+    JobNotFound,
     ModelNotFound,
     QueueFull,
     QuotaExceeded,
     RequestNotFound,
+    ReviewDecided,
+    ReviewNotFound,
+    ReviewsFull,
+    StorageQuotaExceeded,
     TooLarge,
     Unavailable,
     UnsupportedMedia,
     UnsupportedTask,
 )
-from services.gateway.envelopes import envelope_for
+from services.gateway.envelopes import envelope_for, media_type_for
 from services.gateway.metrics import GatewayMetrics
 
 STATUS: Mapping[type[AtelierError], int] = {
     BadRequest: 400,
+    ContentPolicyViolation: 400,
+    HeldForReview: 400,
     InvalidApiKey: 401,
     Forbidden: 403,
     ModelNotFound: 404,
+    DocumentNotFound: 404,
     RequestNotFound: 404,
+    ReviewNotFound: 404,
+    ReviewDecided: 409,
+    JobNotFound: 404,
+    IdempotencyKeyInFlight: 409,
     TooLarge: 413,
     HeadersTooLarge: 431,
     UnsupportedMedia: 415,
     InvalidParameter: 422,
     UnsupportedTask: 422,
     InvalidImage: 422,
+    IdempotencyKeyReused: 422,
+    StorageQuotaExceeded: 429,
     QueueFull: 429,
     QuotaExceeded: 429,
     Canceled: 499,
     Unavailable: 503,
+    ReviewsFull: 503,
+    AuditUnavailable: 503,
     DeadlineUnmeetable: 504,
     DeadlineExceeded: 504,
     AtelierError: 500,
@@ -59,16 +81,18 @@ STATUS: Mapping[type[AtelierError], int] = {
 """By the nearest type in the hierarchy; whatever is not named here is the service's fault."""
 
 REASONS: Mapping[int, str] = {
-    400: "The request could not be read.",
+    400: "The request could not be read, or a policy refused it (`content_policy_violation`).",
     401: "The API key is missing or wrong.",
     403: "The API key lacks a scope, or may not use this model.",
-    404: "No such model (the message offers near names), or no such request.",
+    404: "No such model (the message offers near names), or no such request or job.",
     405: "The route has another method.",
+    409: "The first request with this idempotency key is still being accepted (see "
+    "`Retry-After`), or a reviewer has decided already.",
     413: "A body, part, image or prompt is over its limit.",
     415: "The content is neither PNG, JPEG nor WebP, or the body has another content type.",
     422: "A field is wrong, missing or unknown, an image is broken, or the model cannot do this.",
-    429: "The queue holds as much predicted work as it may, or the API key has used its quota; see "
-    "`Retry-After`.",
+    429: "The queue holds as much predicted work as it may, or the API key has used its quota "
+    "of requests, device seconds or storage; see `Retry-After`.",
     431: "There are too many header fields, or they are too long.",
     499: "The client went away, or the request was withdrawn.",
     500: "The service failed.",
@@ -76,9 +100,16 @@ REASONS: Mapping[int, str] = {
     504: "The deadline cannot be met, or has passed.",
 }
 
-_RETRY_HELPS: tuple[type[AtelierError], ...] = (QueueFull, QuotaExceeded, Unavailable)
+_RETRY_HELPS: tuple[type[AtelierError], ...] = (
+    QueueFull,
+    QuotaExceeded,
+    Unavailable,
+    IdempotencyKeyInFlight,
+)
 _LONGEST_WAIT = 120
-_NOT_REFUSALS: tuple[type[AtelierError], ...] = (Canceled, DeadlineExceeded)
+_NOT_REFUSALS: tuple[type[AtelierError], ...] = (Canceled, DeadlineExceeded, HeldForReview)
+_SAY_ACCEPTED = ("/v1/generate", "/v1/edit")
+"""Routes that answer 202 to what is held for review; clients of others know that for an error."""
 
 
 def status_of(error: AtelierError) -> int:
@@ -86,9 +117,11 @@ def status_of(error: AtelierError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def _respond(body: Mapping[str, Any], status: int, headers: Mapping[str, str]) -> Response:
+def _respond(
+    body: Mapping[str, Any], status: int, headers: Mapping[str, str], path: str = ""
+) -> Response:
     content = json.dumps(body, allow_nan=False).encode()
-    return Response(content, status, dict(headers), media_type="application/json")
+    return Response(content, status, dict(headers), media_type=media_type_for(path))
 
 
 def error_response(
@@ -99,6 +132,10 @@ def error_response(
     ``Retry-After`` is in whole seconds, at least 1 and at most ``max_retry_after``.
     ``x-should-retry: false`` says where the same request would fail again.
     """
+    if isinstance(error, HeldForReview) and path in _SAY_ACCEPTED:
+        review = review_of(error)
+        body = {"status": "held", "review": review}
+        return _respond(body, 202, {"location": review["url"]})
     status = status_of(error)
     headers: dict[str, str] = {}
     wait = error.retry_after
@@ -112,14 +149,21 @@ def error_response(
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, Forbidden):
         headers["www-authenticate"] = 'Bearer error="insufficient_scope"'
-    body = envelope_for(path, status, error.message, error.code, error.param)
-    return _respond(body, status, headers)
+    envelope = envelope_for(path, status, error.message, error.code, error.param)
+    if isinstance(error, HeldForReview) and isinstance(envelope.get("error"), dict):
+        envelope["error"]["review"] = review_of(error)
+    return _respond(envelope, status, headers, path)
+
+
+def review_of(error: HeldForReview) -> dict[str, str]:
+    """Where the answer is to be asked for, once a reviewer has decided."""
+    return {"id": error.review, "url": f"/v1/reviews/{error.review}"}
 
 
 def unexpected_response(request_id: str, path: str) -> Response:
     """What a client sees of a bug: nothing but the id under which it was logged."""
     message = f"the service failed unexpectedly; it was logged as request {request_id}"
-    return _respond(envelope_for(path, 500, message, AtelierError.code), 500, {})
+    return _respond(envelope_for(path, 500, message, AtelierError.code), 500, {}, path)
 
 
 def _http_response(error: HTTPException, path: str) -> Response:
@@ -132,7 +176,7 @@ def _http_response(error: HTTPException, path: str) -> Response:
     message = messages.get(status, str(error.detail))
     headers = {"x-should-retry": "false", **(error.headers or {})}
     body = envelope_for(path, status, message, codes.get(status, "bad_request"))
-    return _respond(body, status, headers)
+    return _respond(body, status, headers, path)
 
 
 def _first_complaint(error: RequestValidationError) -> InvalidParameter:

@@ -15,7 +15,7 @@ from services.core.job import (
     Queued,
     RowFinished,
 )
-from services.gateway.answers import base64_text, entry, stage_seconds
+from services.gateway.answers import base64_text, cascade_stages, entry, stage_seconds
 from services.gateway.streams import Frame
 
 NO_TOKENS = {
@@ -68,10 +68,12 @@ class NativeWords:
             case RowFinished():
                 return "image", {"index": event.row, **entry(event.item)}
             case CallFinished():
+                stages = {"stages": cascade_stages(event.stages)} if event.stages else {}
                 return "done", {
                     "model": event.model,
                     "created": int(time.time()),
                     "timings": stage_seconds(event.timings),
+                    **stages,
                 }
 
 

@@ -32,6 +32,18 @@ GENERATE: Examples = {
         "response": "stream",
         "preview_every": 5,
     },
+    "without its parameters in the file": {
+        "model": "shapes-cgan",
+        "label": "star",
+        "seed": 7,
+        "metadata": False,
+    },
+    "cascade": {
+        "model": "shapes-ldm",
+        "prompt": "a large red star on black",
+        "seed": 7,
+        "cascade": "photos-sr",
+    },
     "label": {"model": "shapes-cgan", "label": 0, "n": 2, "seed": 7, "output_format": "webp"},
     "unconditional": {"model": "digits-realnvp", "n": 4, "temperature": 0.8},
 }
@@ -63,6 +75,49 @@ LIKELIHOOD: Examples = {
 
 ENCODE: Examples = {
     "posterior": {"model": "shapes-vae", "image": SAMPLE_IMAGE},
+}
+
+JOB: Examples = {
+    "generate": {
+        "task": "generate",
+        "request": {"model": "shapes-ldm", "prompt": "a large red star on black", "seed": 7},
+        "metadata": {"campaign": "stars"},
+    },
+    "likelihood": {
+        "task": "likelihood",
+        "request": {"model": "digits-realnvp", "image": SAMPLE_IMAGE},
+        "deadline_seconds": 600,
+        "ttl_seconds": 3600,
+    },
+    "bulk": {
+        "task": "bulk",
+        "request": {
+            "model": "shapes-cgan",
+            "grid": {"label": [0, 1], "truncation": [0.7, 1.0]},
+            "n": 2,
+            "seed": 7,
+        },
+    },
+}
+
+PREDICTION: Examples = {
+    "text": {"input": {"prompt": "a large red star on black", "seed": 7, "steps": 20}},
+}
+
+PREDICTION_BY_VERSION: Examples = {
+    "text": {
+        "version": "atelier/shapes-ldm",
+        "input": {"prompt": "a large red star on black", "seed": 7},
+    },
+    "edit": {
+        "version": "atelier/shapes-ldm",
+        "input": {
+            "operation": "variation",
+            "image": SAMPLE_IMAGE,
+            "prompt": "a small blue circle on white",
+            "seed": 7,
+        },
+    },
 }
 
 OPENAI_GENERATION: Examples = {
@@ -157,3 +212,23 @@ data: {"type": "image_generation.completed", "b64_json": "iVBO...", "usage": {"t
 
 OPENAI_EDIT_STREAM = OPENAI_STREAM.replace("image_generation", "image_edit")
 """And of an edit."""
+
+JOB_STREAM = """id: 1
+event: queued
+data: {"job_id": "job-3f2c9a", "images": 1}
+
+id: 4
+event: progress
+data: {"job_id": "job-3f2c9a", "progress": 0.48, "rows_done": 0, "rows": 1}
+
+event: image
+data: {"index": 0, "url": "/v1/jobs/job-3f2c9a/artefacts/0", "seed": 7}
+
+id: 9
+event: done
+data: {"job_id": "job-3f2c9a", "model": "shapes-ldm", "created": 1795250000, "timings": \
+{"queue": 0.0, "prepare": 0.001, "step": 0.19, "decode": 0.004, "encode": 0.001}, \
+"device_seconds": 0.2}
+
+"""
+"""What following a job looks like."""

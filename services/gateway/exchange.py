@@ -6,17 +6,22 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from fastapi import Request
 from starlette.types import Scope
 
 from services.core.backend import Backend
+from services.core.job import Timings
+from services.core.trace_context import Carrier
+from services.gateway.accounts import Account
 from services.gateway.callers import ANYBODY, Caller
 from services.gateway.metering import Meter
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.quotas import Level
 from services.gateway.settings import GatewaySettings
+from services.jobs.interface import Jobs
+from services.provenance.stamping import OFF, ProvenanceStatus
 
 STATE_KEY = "exchange"
 NO_TASK = "none"
@@ -33,7 +38,9 @@ class Exchange:
     label. ``fate`` is the status that the exchange is counted under where that is not the one that
     was sent: a stream begins with 200 before anybody knows how it ends. ``caller`` is who sent the
     request, ``levels`` what is left of its quotas, by their names. ``withdrawn`` is set once
-    somebody has asked that the answer be no longer worked on.
+    somebody has asked that the answer be no longer worked on. ``trace`` names the span that the
+    work is to be below; ``timings`` and ``device_seconds`` are what it took, once that is known.
+    ``account`` is what the audit log says of it.
     """
 
     id: str
@@ -44,11 +51,26 @@ class Exchange:
     caller: Caller = ANYBODY
     levels: dict[str, Level] = field(default_factory=dict)
     withdrawn: asyncio.Event = field(default_factory=asyncio.Event)
+    trace: Carrier = field(default_factory=dict)
+    timings: Timings | None = None
+    device_seconds: float | None = None
+    account: Account = field(default_factory=Account)
 
     @property
     def owner(self) -> str:
         """Whose request it is: one owner's requests are nobody else's to touch."""
         return self.caller.owner
+
+    def worked(self, timings: Timings, device_seconds: float) -> None:
+        """A call of this request is done; of several beside each other, the slowest counts."""
+        others = self.timings or Timings()
+        self.timings = Timings(
+            **{
+                stage.name: max(getattr(others, stage.name), getattr(timings, stage.name))
+                for stage in fields(Timings)
+            }
+        )
+        self.device_seconds = (self.device_seconds or 0.0) + device_seconds
 
     def elapsed(self) -> float:
         """Seconds since the request arrived."""
@@ -100,7 +122,9 @@ async def nowhere(request_id: str, owner: str) -> bool:  # noqa: ARG001 - a `Wit
 class Gateway:
     """What every route needs: the backend, settings, metrics, quotas, and who is being answered.
 
-    ``elsewhere`` withdraws a request that another replica of the gateway is answering.
+    ``elsewhere`` withdraws a request that another replica of the gateway is answering;
+    ``provenance`` is what images say of where they come from; ``jobs`` are there unless switched
+    off.
     """
 
     backend: Backend
@@ -109,6 +133,15 @@ class Gateway:
     meter: Meter
     in_flight: InFlight = field(default_factory=InFlight)
     elsewhere: Withdraw = nowhere
+    provenance: ProvenanceStatus = OFF
+    jobs: Jobs | None = None
+
+    @property
+    def durable(self) -> Jobs:
+        """The jobs, for routes that are only there where jobs are."""
+        if self.jobs is None:
+            raise RuntimeError("a route of jobs without jobs; this is a bug")
+        return self.jobs
 
 
 def exchange_in(scope: Scope) -> Exchange:

@@ -13,6 +13,7 @@ from services.core.errors import Unavailable
 from services.gateway.answers import json_response
 from services.gateway.auth import ApiKeys
 from services.gateway.exchange import Gateway, exchange_of
+from services.gateway.job_metrics import jobs_page
 from services.gateway.openapi import documented, guarded
 
 
@@ -34,11 +35,22 @@ class Pool(BaseModel):
     heartbeat_age: float
 
 
+class Provenance(BaseModel):
+    """Whether images are signed; see `services.provenance.stamping.ProvenanceStatus`."""
+
+    enabled: bool
+    certificate: Literal["development", "configured"] | None
+    expires: str | None
+    watermark: str | None
+    note: str | None
+
+
 class ServiceStatus(BaseModel):
     """Every pool, and whether work would be taken now."""
 
     ready: bool
     pools: list[Pool]
+    provenance: Provenance
 
 
 def health_routes(gateway: Gateway) -> APIRouter:
@@ -74,6 +86,7 @@ def health_routes(gateway: Gateway) -> APIRouter:
     )
     async def metrics() -> Response:
         page, media_type = gateway.metrics.render()
+        page += await jobs_page(gateway.jobs)
         return Response(page, headers={"content-type": media_type})
 
     return router
@@ -95,6 +108,12 @@ def status_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
             {**asdict(pool), "loaded": [name for name in pool.loaded if caller.sees(name)]}
             for pool in await gateway.backend.status()
         ]
-        return json_response({"ready": await gateway.backend.ready(), "pools": pools})
+        return json_response(
+            {
+                "ready": await gateway.backend.ready(),
+                "pools": pools,
+                "provenance": asdict(gateway.provenance),
+            }
+        )
 
     return router

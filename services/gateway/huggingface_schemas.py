@@ -12,6 +12,7 @@ from services.gateway.schemas import (
     Fraction,
     Guidance,
     ImageText,
+    InFile,
     Label,
     Steps,
     Text,
@@ -53,6 +54,7 @@ class TextToImageParameters(_Lenient):
     truncation: Annotated[float, Field(ge=0, le=10)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
     deadline: Deadline | None = None
+    metadata: InFile | None = None
 
 
 class TextToImageRequest(_Lenient):
@@ -77,6 +79,7 @@ class ImageToImageParameters(_Lenient):
         Annotated[ImageText, Field(description="What to make anew; white, or alpha 0.")] | None
     ) = None
     deadline: Deadline | None = None
+    metadata: InFile | None = None
 
 
 class ImageToImageRequest(_Lenient):

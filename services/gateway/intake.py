@@ -17,6 +17,7 @@ from services.core.validation import explain
 from services.gateway.exchange import NO_TASK, Exchange, Gateway
 from services.gateway.forms import read_form
 from services.gateway.limits import check_limits
+from services.gateway.remote_images import fetch_images
 from services.gateway.schemas import CallRequest
 from services.gateway.settings import GatewaySettings
 from services.gateway.strict_json import parse_object
@@ -40,6 +41,7 @@ TRANSPORT = frozenset(
         "output_compression",
         "response",
         "preview_every",
+        "metadata",
     }
 )
 """Fields that the gateway itself acts on; all others are the model's parameters."""
@@ -63,6 +65,7 @@ async def read_json(request: Request, settings: GatewaySettings) -> Payload:
     Raises:
         UnsupportedMedia: the body is of another type.
         BadRequest, InvalidParameter: see `services.gateway.strict_json`.
+        AtelierError: see `services.gateway.remote_images.fetch_images`, where URLs are fetched.
     """
     _expect(request, JSON)
     body = parse_object(
@@ -70,7 +73,10 @@ async def read_json(request: Request, settings: GatewaySettings) -> Payload:
         max_depth=settings.max_json_depth,
         max_values=settings.max_json_values,
     )
-    return Payload({name: value for name, value in body.items() if value is not None})
+    fields = {name: value for name, value in body.items() if value is not None}
+    if settings.fetch_urls:
+        await fetch_images(fields, request.app.state.outgoing, settings)
+    return Payload(fields)
 
 
 async def read_payload(request: Request, settings: GatewaySettings) -> Payload:
@@ -194,7 +200,7 @@ def build_call(
         image_bytes(use.pop("image"), limits, param="control")
         for use in parameters.get("control", ())
     )
-    return Call(
+    call = Call(
         id=exchange.id,
         model=exchange.model,
         task=task,
@@ -207,4 +213,9 @@ def build_call(
         tenant=caller.owner,
         weight=caller.weight,
         controls=controls,
+        metadata=getattr(asked, "metadata", None),
+        trace=exchange.trace,
+        visible=None if caller.models is None else tuple(sorted(caller.models)),
     )
+    exchange.account.asked(call)
+    return call

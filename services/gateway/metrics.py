@@ -53,6 +53,17 @@ class GatewayMetrics:
             ("where",),
             registry=registry,
         )
+        self._decisions = Counter(
+            "atelier_safety_decisions_total",
+            "Decisions of policies, by rule: allow, hold, refuse; and failed, where a policy gave "
+            "none of its own.",
+            ("policy", "decision"),
+            registry=registry,
+        )
+
+    def decided(self, policy: str, decision: str) -> None:
+        """Count what a policy decided: allow, hold, refuse, or that it failed."""
+        self._decisions.labels(policy, decision).inc()
 
     def answered(self, *, route: str, model: str, task: str, code: int, seconds: float) -> None:
         """Count one finished exchange."""

@@ -6,16 +6,22 @@ import asyncio
 import logging
 import re
 import uuid
+from collections.abc import Mapping
 
+from opentelemetry.trace import format_span_id, format_trace_id
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.core.errors import AtelierError, BadRequest, HeadersTooLarge, TooLarge
+from services.core.logs import fields, speaking_of
+from services.core.trace_context import named_by
+from services.gateway.answers import server_timing
 from services.gateway.errors import error_response, unexpected_response
 from services.gateway.exchange import STATE_KEY, Exchange, InFlight, exchange_in
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.quotas import quota_headers
 from services.gateway.settings import GatewaySettings
+from services.gateway.tracing import PROBES
 
 REQUEST_ID = "x-request-id"
 UNTRUSTED = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
@@ -30,6 +36,8 @@ DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 CLIENT_GONE = 499
 
 _LONGEST_LENGTH = 18
+_OWNER_SHOWN = 12
+"""Characters: an owner may be the digest of a key, of which logs need not hold the whole."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG = logging.getLogger(__name__)
 
@@ -63,7 +71,7 @@ class RequestIdentity:
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
-        with self._in_flight.entered(exchange):
+        with self._in_flight.entered(exchange), speaking_of(request_id=request_id):
             await self._app({**scope, "headers": kept, "state": state}, receive, identified)
 
 
@@ -80,6 +88,12 @@ class Observation:
             await self._app(scope, receive, send)
             return
         exchange = exchange_in(scope)
+        with speaking_of(**_place(exchange)):
+            await self._observe(exchange, scope, receive, send)
+
+    async def _observe(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         status = 0
 
         async def observed(message: Message) -> None:
@@ -108,14 +122,31 @@ class Observation:
         self._metrics.answered(
             route=route, model=exchange.model, task=exchange.task, code=status, seconds=seconds
         )
-        _LOG.info(
-            "request %s %s model=%s %d in %.4f s",
-            exchange.id,
+        _LOG.log(
+            logging.DEBUG if scope["path"] in PROBES else logging.INFO,
+            "%s %s %d",
+            scope["method"],
             route,
-            exchange.model,
             status,
-            seconds,
+            extra=fields(
+                method=scope["method"],
+                route=route,
+                status=status,
+                model=exchange.model,
+                task=exchange.task,
+                owner=exchange.owner[:_OWNER_SHOWN],
+                seconds=round(seconds, 6),
+                device_seconds=exchange.device_seconds,
+            ),
         )
+
+
+def _place(exchange: Exchange) -> Mapping[str, str]:
+    """Where in a trace an exchange stands, as log lines say it; nothing outside any trace."""
+    span = named_by(exchange.trace)
+    if not span.is_valid:
+        return {}
+    return {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
 
 
 def _complete_headers(headers: MutableHeaders, exchange: Exchange) -> None:
@@ -125,8 +156,8 @@ def _complete_headers(headers: MutableHeaders, exchange: Exchange) -> None:
     headers.setdefault("cache-control", "no-store")
     headers.update(quota_headers(list(exchange.levels.values())))
     total = f"total;dur={exchange.elapsed() * 1000:.3f}"
-    stages = headers.get("server-timing")
-    headers["server-timing"] = f"{stages}, {total}" if stages else total
+    stages = [] if exchange.timings is None else [server_timing(exchange.timings)]
+    headers["server-timing"] = ", ".join([*stages, total])
 
 
 class BodyLimit:

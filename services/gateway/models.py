@@ -36,8 +36,10 @@ class AdapterObject(BaseModel):
 class ModelObject(BaseModel):
     """A model: what it is, what it can be asked, and within which limits.
 
-    ``operations`` maps each thing to ask for to the JSON schema of its parameters; ``resolution``
-    is height and width in pixels.
+    ``operations`` maps each thing to ask for to the JSON schema of its parameters, where
+    ``x-images`` is the fewest and the most images that come with it and ``x-mask`` whether a mask
+    does; ``resolution`` is height and width in pixels. ``reference`` says whether there is a
+    reference set that the percentiles of likelihoods are read off.
     """
 
     id: str
@@ -56,6 +58,7 @@ class ModelObject(BaseModel):
     labels: list[str]
     card: dict[str, Any]
     loaded: bool
+    reference: bool
     adapters: list[AdapterObject]
 
 
@@ -85,6 +88,7 @@ def model_object(model: ModelInfo) -> dict[str, Any]:
         "labels": model.labels,
         "card": model.card,
         "loaded": model.loaded,
+        "reference": model.reference is not None,
         "adapters": [
             {
                 "name": adapter.name,

@@ -21,7 +21,13 @@ from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.intake import build_call, find_model, parse, read_payload
 from services.gateway.limits import check_size
 from services.gateway.negotiation import expected_images, negotiate
-from services.gateway.openapi import CALL_ERRORS, documented, guarded, request_body
+from services.gateway.openapi import (
+    CALL_ERRORS,
+    documented,
+    guarded,
+    held_for_review,
+    request_body,
+)
 from services.gateway.schemas import (
     CallRequest,
     EditRequest,
@@ -75,7 +81,8 @@ def native_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
         "/generate",
         summary="Make images",
         operation_id="generate",
-        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True, stream=STREAM),
+        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True, stream=STREAM)
+        | held_for_review(),
         openapi_extra=request_body(GenerateRequest, json=GENERATE),
     )
     async def generate(request: Request) -> Response:
@@ -93,7 +100,8 @@ def native_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
         "/edit",
         summary="Make images from images or latents",
         operation_id="edit",
-        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True, stream=STREAM),
+        responses=documented(ImagesAnswer, *CALL_ERRORS, images=True, stream=STREAM)
+        | held_for_review(),
         openapi_extra=request_body(EditRequest, json=EDIT, form=EDIT, mask=True),
     )
     async def edit(request: Request) -> Response:

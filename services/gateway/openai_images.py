@@ -18,7 +18,6 @@ from services.gateway.answers import (
     OpenAIImagesAnswer,
     base64_text,
     json_response,
-    server_timing,
 )
 from services.gateway.auth import ApiKeys
 from services.gateway.dispatch import dispatch
@@ -55,6 +54,7 @@ from services.gateway.streams import open_stream
 
 _SHARED = frozenset(
     {"n", "seed", "steps", "guidance_scale", "negative_prompt", "sampler", "deadline", "strength"}
+    | {"metadata"}
 )
 _EVENTS = {Task.GENERATE: "image_generation", Task.EDIT: "image_edit"}
 _WORD = re.compile(r"[^\W_]+")
@@ -105,7 +105,7 @@ def _images_answer(answer: Answer, encoding: Encoding, model: ModelInfo, *, url:
         "output_format": encoding.format,
         "size": size_of(model),
     }
-    return json_response(body, {"server-timing": server_timing(answer.timings)})
+    return json_response(body)
 
 
 async def _make_images(

@@ -16,7 +16,10 @@ from services.gateway.envelopes import envelope_model
 from services.gateway.errors import REASONS
 from services.gateway.examples import Examples
 from services.gateway.huggingface_schemas import ImageToImageRequest, TextToImageRequest
+from services.gateway.job_schemas import JobSubmission
 from services.gateway.negotiation import EVENT_STREAM
+from services.gateway.prediction_schemas import PredictionRequest
+from services.gateway.review_schemas import HeldAnswer, ReviewDecision
 from services.gateway.schemas import (
     EditRequest,
     EncodeRequest,
@@ -36,12 +39,15 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     EditRequest,
     LikelihoodRequest,
     EncodeRequest,
+    JobSubmission,
     OpenAIGenerationRequest,
     OpenAIEditRequest,
     OpenAIVariationRequest,
     InferRequest,
     TextToImageRequest,
     ImageToImageRequest,
+    PredictionRequest,
+    ReviewDecision,
 )
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -82,6 +88,12 @@ def documented(
     return {200: success, **errors_of(*errors, path=path)}
 
 
+def held_for_review() -> Responses:
+    """The answer of a route whose images a policy holds for a reviewer."""
+    said = "A policy holds the images for a reviewer; ask at `review.url`, named by `Location` too."
+    return {202: {"model": HeldAnswer, "description": said}}
+
+
 def errors_of(*statuses: int, path: str = "/v1") -> Responses:
     """The errors of a route, by status, in the shape of its prefix."""
     model = envelope_model(path)
@@ -89,7 +101,12 @@ def errors_of(*statuses: int, path: str = "/v1") -> Responses:
 
 
 def request_body(
-    kind: type[BaseModel], *, json: Examples, form: Examples | None = None, mask: bool = False
+    kind: type[BaseModel],
+    *,
+    json: Examples,
+    form: Examples | None = None,
+    mask: bool = False,
+    required: bool = True,
 ) -> dict[str, Any]:
     """The body of a route, as ``openapi_extra``: a schema by reference and examples that run."""
     reference = {"$ref": _REFERENCE.format(model=kind.__name__)}
@@ -102,7 +119,7 @@ def request_body(
             "schema": _form_schema(kind, files),
             "examples": _examples(form),
         }
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def _examples(examples: Examples) -> dict[str, Any]:

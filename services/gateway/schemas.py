@@ -37,9 +37,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Margin = Annotated[
     int, Field(ge=0, le=65536, description="Pixels of the answer made anew on this side.")
 ]
-ImageText = Annotated[
-    str, Field(description="A PNG, JPEG or WebP in base64, or as a data: URL. Never fetched.")
-]
+ImageText = Annotated[str, Field(description="A PNG, JPEG or WebP in base64, or as a data: URL.")]
 Images = Annotated[list[ImageText], Field(min_length=1)]
 Size = Annotated[
     str,
@@ -62,6 +60,11 @@ PreviewEvery = Annotated[
         le=1000,
         description="In a stream: a preview of every image after each so many evaluations.",
     ),
+]
+
+InFile = Annotated[
+    bool,
+    Field(description="Whether the image's file holds the parameters that it was made by."),
 ]
 
 Operation = Literal[
@@ -185,6 +188,7 @@ class ImageRequest(CallRequest):
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     response: ResponseKind | None = None
     preview_every: PreviewEvery | None = None
+    metadata: InFile | None = None
 
 
 Cascade = Annotated[
@@ -285,6 +289,7 @@ class OpenAIImageRequest(BaseModel):
     negative_prompt: str | None = None
     sampler: Annotated[str, Field(max_length=32)] | None = None
     deadline: Deadline | None = None
+    metadata: InFile | None = None
 
 
 class OpenAIGenerationRequest(OpenAIImageRequest):

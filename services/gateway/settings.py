@@ -12,8 +12,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.core.errors import InvalidParameter
 from services.core.images import ImageLimits
+from services.core.logs import LogSettings
+from services.gateway.audit_log import AuditSettings, default_folder
 from services.gateway.keys import default_key_file, read_key_file
 from services.gateway.oidc import OidcSettings
+from services.gateway.tracing_settings import TracingSettings
+from services.jobs.settings import JobSettings
+from services.jobs.webhooks import WebhookSettings
+from services.policies.settings import PoliciesSettings
+from services.provenance.credentials import load_credentials
+from services.provenance.settings import ProvenanceSettings
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
@@ -26,7 +34,9 @@ class GatewaySettings(BaseSettings):
     Sizes are in bytes, times in seconds. Every limit is checked before the work that it bounds.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ATELIER_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="ATELIER_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -75,6 +85,37 @@ class GatewaySettings(BaseSettings):
     stream_patience: Seconds = 60.0
     """A client that takes nothing of its stream for so long counts as gone."""
 
+    log: LogSettings = LogSettings()
+    """How the gateway and its pools log."""
+    tracing: TracingSettings = TracingSettings()
+    """What OpenTelemetry's own variables leave open."""
+
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    """What images say of where they come from: ``ATELIER_PROVENANCE__ENABLED`` and so on."""
+
+    policies: PoliciesSettings = PoliciesSettings()
+    """What may be asked for and shown; see `services.policies.settings`."""
+    audit: AuditSettings = AuditSettings()
+    """Whether it is written down who asked for what; see `services.gateway.audit_log`."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which a service that asks for no key may be called, besides addresses and names of
+    one part; see `services.gateway.hosts`."""
+    fetch_urls: bool = False
+    """Whether images may be named by an https URL, which is then fetched."""
+    fetch_private: bool = False
+    """For development only: also http, and addresses that are not global. Whoever may send images
+    can then reach what only this machine can reach."""
+    fetch_timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """For one image."""
+    public_url: Annotated[str, Field(pattern=r"^https?://[^/?#]+[^?#]*$")] | None = None
+    """What the service is reached by, for URLs in predictions and their webhooks; as each client
+    came by default."""
+    webhooks: WebhookSettings = WebhookSettings()
+    """Who is told of jobs: ``ATELIER_WEBHOOKS__ENABLED`` and so on."""
+    jobs: JobSettings = JobSettings()
+    """Work that outlives its request: ``ATELIER_JOBS__ENABLED`` and so on."""
+
     emit_request_id: bool = True
     """Off behind a server that adds ``x-request-id`` itself, as Ray Serve's proxies do."""
 
@@ -87,6 +128,21 @@ class GatewaySettings(BaseSettings):
     def quota_path(self) -> Path:
         """Where it is kept what keys have used."""
         return self.quota_file or self.key_path.with_name("quotas.sqlite")
+
+    @property
+    def provenance_folder(self) -> Path:
+        """Where the certificate and key for development are kept."""
+        return self.key_path.with_name("provenance")
+
+    @property
+    def audit_folder(self) -> Path:
+        """Where the audit log is."""
+        return self.audit.folder or default_folder(self.key_path)
+
+    @property
+    def jobs_folder(self) -> Path:
+        """Where jobs and their files are kept, unless their own settings say otherwise."""
+        return self.key_path.parent
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -119,6 +175,16 @@ def check_bind(settings: GatewaySettings) -> None:
         "in front checks who is asking",
         param="host",
     )
+
+
+def check_provenance(settings: GatewaySettings) -> None:
+    """Refuse credentials that cannot be used, before anything is started; makes missing ones.
+
+    Raises:
+        InvalidParameter: see `services.provenance.credentials.load_credentials`.
+    """
+    if settings.provenance.enabled:
+        load_credentials(settings.provenance, settings.provenance_folder)
 
 
 def _has_keys(path: Path) -> bool:

@@ -13,12 +13,12 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from services.core.errors import AtelierError, Canceled
+from services.core.errors import AtelierError, Canceled, HeldForReview
 from services.core.job import Call, Event, Watch
 from services.gateway.answers import finite
 from services.gateway.dispatch import attended, awaited, ended, time_limit
 from services.gateway.envelopes import envelope
-from services.gateway.errors import status_of
+from services.gateway.errors import review_of, status_of
 from services.gateway.exchange import Exchange, Gateway, exchange_of
 from services.gateway.negotiation import EVENT_STREAM
 
@@ -104,6 +104,8 @@ class EventStream(Response):
         except AtelierError as error:
             self._exchange.fate = status = CLIENT_GONE if line.gone else status_of(error)
             body = envelope(status, error.message, error.code, error.param)
+            if isinstance(error, HeldForReview):
+                body["error"]["review"] = review_of(error)
         except Exception:  # noqa: BLE001 - a bug; the client must hear that its stream ends here
             _LOG.exception("request %s failed unexpectedly", self._exchange.id)
             self._exchange.fate = 500

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from services.core.errors import ModelNotFound, Unavailable, UnsupportedMedia
 from services.core.job import Answer, Call
-from services.gateway.answers import json_response, server_timing
+from services.gateway.answers import json_response
 from services.gateway.auth import ApiKeys
 from services.gateway.dispatch import attended, ended, time_limit
 from services.gateway.examples import INFER
@@ -265,11 +265,9 @@ async def _infer(gateway: Gateway, request: Request, name: str) -> Response:
     if inference.asked.id is not None:
         head["id"] = inference.asked.id
     content, json_length = write_inference(head, outputs)
-    headers = {"server-timing": server_timing(answers[0].timings)}
     if json_length is None:
-        return Response(content, headers=headers, media_type="application/json")
-    headers[HEADER_LENGTH] = str(json_length)
-    return Response(content, headers=headers, media_type=_BINARY)
+        return Response(content, media_type="application/json")
+    return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type=_BINARY)
 
 
 async def _answers(

@@ -41,7 +41,7 @@ TRITONS_OWN: Final = frozenset({"operation", "binary_data_output", "priority", "
 """Parameters that are not the operation's; nothing here has priorities."""
 NOT_PARAMETERS: Final = frozenset(
     {"model", "image", "images", "mask", "latents", "size", "response", "preview_every"}
-    | {"output_format", "output_compression"}
+    | {"output_format", "output_compression", "metadata"}
 )
 """Fields of the native routes that are tensors here, or that an answer of tensors leaves no use."""
 
@@ -84,7 +84,8 @@ def calls_of(
         fields = {"model": model.id, **common, **own}
         payload = Payload(fields, tuple(images), mask)
         asked = parse(SCHEMAS[task], payload)
-        calls.append(build_call(gateway, exchange, asked, payload, task=task, encoding=_PNG))
+        call = build_call(gateway, exchange, asked, payload, task=task, encoding=_PNG)
+        calls.append(replace(call, provenance=False))
     return calls if rows == 1 else _apart(calls, tensors.get("seed"))
 
 

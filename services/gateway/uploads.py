@@ -44,7 +44,8 @@ def all_image_bytes(
 def _decode(text: str, limits: ImageLimits, param: str) -> bytes:
     if _REMOTE.match(text):
         raise InvalidParameter(
-            "URLs are not fetched; send the image's bytes as base64, as a data: URL or as a file",
+            "URLs are not fetched here; send the image's bytes as base64, as a data: URL or as a "
+            "file",
             param=param,
         )
     head = _DATA_URL.match(text)

@@ -35,6 +35,7 @@ from services.runtime.fairness import FairShare
 from services.runtime.observer import Observer, Silence
 from services.runtime.registry import LoadedModel
 from services.runtime.ticket import Finished, Ticket
+from services.runtime.trail import Trail, note
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Loop:
         model: LoadedModel,
         jobs: Sequence[Job[Any]],
         watcher: Callable[[Ticket], None] | None = None,
+        trail: Trail | None = None,
     ) -> list[Ticket]:
         """Accept the rows of one call, all or none; returns at once.
 
@@ -103,6 +105,7 @@ class Loop:
             jobs: the rows.
             watcher: called in the loop's thread after each stepwise evaluation of each row. It must
                 not wait: everybody's next evaluation does.
+            trail: what the call goes through is noted here.
 
         Raises:
             QueueFull, DeadlineUnmeetable: see `admission.admit`.
@@ -110,6 +113,8 @@ class Loop:
         """
         now = time.monotonic()
         tickets = [self._ticket(model, job, now) for job in jobs]
+        if trail is not None:
+            trail.planned = max(ticket.workload.evaluations for ticket in tickets)
         with self._changed:
             if self._closing:
                 raise Unavailable("the replica is shutting down", retry_after=1.0)
@@ -122,7 +127,7 @@ class Loop:
             )
             self._shares.arrived(tickets, now)
             for ticket in tickets:
-                ticket.watcher = watcher
+                ticket.watcher, ticket.trail = watcher, trail
                 self._tickets[id(ticket)] = ticket
                 self._reserved += ticket.remaining_work
                 model.live += 1
@@ -240,6 +245,7 @@ class Loop:
         started = time.monotonic()
         pairs = list(zip(batch, decode(_trajectories(batch)), strict=True))
         now = time.monotonic()
+        note(batch, [1] * len(batch), "decode", started, now)
         for ticket, result in pairs:
             ticket.touched = now
             ticket.decode_seconds += now - started
@@ -286,6 +292,8 @@ class Loop:
         model.caps.fitted(kind, rows)
         shares = [seconds * own / rows for own in rows_each]
         self._shares.served(batch, shares)
+        if stage != "decode":  # noted before its outcome was told
+            note(batch, rows_each, "decode" if stage == "slice" else stage, started, ended)
         for ticket, share in zip(batch, shares, strict=True):
             ticket.touched = ended
             if stage != "decode":  # it has its outcome, with its share of the decoding
@@ -335,6 +343,8 @@ class Loop:
             self._observer.queued(self._reserved, len(self._tickets))
             self._changed.notify_all()
         self._observer.finished(ticket, label)
+        if isinstance(outcome, Finished):
+            self._observer.answered(ticket.model.id, outcome.result.values)
         ticket.trajectory = None
         if not ticket.future.set_running_or_notify_cancel():
             return

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import resource
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.runtime.ticket import Ticket
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+BITS = (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20)
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+def memory_bytes() -> int:
+    """Bytes that this process holds: of CUDA memory, or resident where it has used none."""
+    if torch.cuda.is_initialized():
+        return sum(torch.cuda.memory_reserved(i) for i in range(torch.cuda.device_count()))
+    try:
+        resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:  # no Linux: the most that it ever held, in kilobytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(resident) * resource.getpagesize()
 
 
 class RuntimeMetrics:
@@ -58,6 +75,19 @@ class RuntimeMetrics:
             registry=registry,
             buckets=SECONDS,
         )
+        self._bits = Histogram(
+            "atelier_likelihood_bits_per_dim",
+            "Bits per dimension of the images that were judged: what drifts when they do.",
+            ["model"],
+            registry=registry,
+            buckets=BITS,
+        )
+        self._memory = Gauge(
+            "atelier_device_memory_bytes",
+            "Memory that the process holds: on its CUDA devices, or resident where it uses none.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._outcomes = Counter(
             "atelier_rows", "Rows by outcome.", ["model", "outcome"], registry=registry
         )
@@ -101,12 +131,21 @@ class RuntimeMetrics:
         waited = max(0.0, ticket.touched - ticket.submitted - ticket.busy_seconds)
         self._queue.labels(model).observe(waited)
 
+    def answered(self, model: str, values: Mapping[str, Any]) -> None:
+        """See `Observer.answered`; of a judgement, its bits per dimension are shown."""
+        bits = values.get("bits_per_dim")
+        if isinstance(bits, float) and math.isfinite(bits):
+            self._bits.labels(model).observe(bits)
+
     def loaded(self, model: str, seconds: float) -> None:
         """A model is ready to work."""
         self._load.labels(model).observe(seconds)
+        self._memory.set(memory_bytes())
 
     def queued(self, seconds: float, trajectories: int) -> None:
-        """See `Observer.queued`."""
+        """See `Observer.queued`; memory is looked at when the queue has become empty."""
+        if not trajectories:
+            self._memory.set(memory_bytes())
         self._backlog.set(seconds)
         self._trajectories.labels("accepted").set(trajectories)
 

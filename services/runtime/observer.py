@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.runtime.ticket import Ticket
 
@@ -17,6 +17,10 @@ class Observer(Protocol):
 
     def finished(self, ticket: Ticket, outcome: str) -> None:
         """A ticket left: ``succeeded``, ``failed``, ``canceled`` or ``expired``."""
+        ...
+
+    def answered(self, model: str, values: Mapping[str, Any]) -> None:
+        """A row's answer holds these values besides its image."""
         ...
 
     def queued(self, seconds: float, trajectories: int) -> None:
@@ -35,6 +39,9 @@ class Silence:
         """Ignore."""
 
     def finished(self, ticket: Ticket, outcome: str) -> None:
+        """Ignore."""
+
+    def answered(self, model: str, values: Mapping[str, Any]) -> None:
         """Ignore."""
 
     def queued(self, seconds: float, trajectories: int) -> None:

@@ -15,7 +15,7 @@ from services.core.engine import Engine
 from services.core.errors import InvalidManifest, ModelNotFound
 from services.core.images import ImageLimits
 from services.core.job import Job
-from services.core.model import ModelInfo
+from services.core.model import DocumentKind, ModelInfo
 from services.core.source import ModelSource
 from services.core.validation import near
 from services.runtime.caps import RowCaps
@@ -94,6 +94,15 @@ class Registry:
     def names(self) -> list[str]:
         """The models on offer, sorted."""
         return [name for name in self._source.names() if self._offers(name)]
+
+    def document(self, name: str, kind: DocumentKind) -> bytes:
+        """What comes with a model for people; reads a file.
+
+        Raises:
+            ModelNotFound, DocumentNotFound, ModelError: see `ModelSource.document`.
+        """
+        self.find(name)
+        return self._source.document(name, kind)
 
     def loaded(self) -> list[str]:
         """The models that are ready to work."""

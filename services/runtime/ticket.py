@@ -10,6 +10,7 @@ from typing import Any
 from services.core.job import Job, Timings
 from services.core.trajectory import Result, Trajectory, Workload
 from services.runtime.registry import LoadedModel
+from services.runtime.trail import Trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Ticket:
     ``slice_work`` and ``decode_work`` are the device seconds that were reserved for each evaluation
     of it, ``step_solo``, ``slice_solo`` and ``decode_solo`` the seconds that one would take with
     the device to itself. ``device_seconds`` is its share, by rows, of the evaluations so far.
-    ``watcher`` is told, in the loop's thread, after each of its stepwise evaluations.
+    ``watcher`` is told, in the loop's thread, after each of its stepwise evaluations. ``trail`` is
+    its call's, where one is kept.
     """
 
     job: Job[Any]
@@ -54,6 +56,7 @@ class Ticket:
     device_seconds: float = 0.0
     canceled: bool = False
     watcher: Callable[[Ticket], None] | None = None
+    trail: Trail | None = None
 
     def cancel(self) -> None:
         """Withdraw: the loop drops the row before its next evaluation. Safe from any thread."""

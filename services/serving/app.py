@@ -9,6 +9,8 @@ from ray import serve
 from ray.serve import Application
 
 from services.gateway.settings import GatewaySettings, check_bind
+from services.policies.loading import load
+from services.serving.classifier_policy import policy_factories
 from services.serving.gateway_deployment import GatewayReplica
 from services.serving.pool_deployment import PoolReplica
 from services.serving.settings import Deployment as Settings
@@ -17,6 +19,8 @@ from services.serving.shared_metrics import environment_of
 
 HEALTH_CHECK_PERIOD_SECONDS = 5.0
 HEALTH_CHECK_TIMEOUT_SECONDS = 30.0
+RAYS_LOGS = {"encoding": "JSON", "enable_access_log": False}
+"""What Serve itself says goes to its session's files; of requests the gateway tells."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -24,11 +28,13 @@ def build(args: dict[str, Any]) -> Application:
 
     Raises:
         pydantic.ValidationError: an argument is unknown or out of range.
-        InvalidParameter: the gateway would be open to the network without a key.
+        InvalidParameter: the gateway would be open to the network without a key, or a policy cannot
+            be used.
     """
     deployment = Settings.model_validate(args)
     settings = GatewaySettings(**deployment.gateway)
     check_bind(settings)
+    load(settings.policies.rules, policy_factories(deployment.store))
     environment = environment_of(deployment)
     handles = {
         pool.name: _pool(pool, deployment, settings, environment)
@@ -43,6 +49,7 @@ def build(args: dict[str, Any]) -> Application:
         "ray_actor_options": _actor(
             [p for p in deployment.pools if p.placement == "fused"], environment
         ),
+        "logging_config": RAYS_LOGS,
         **_life(max(pool.drain_seconds for pool in deployment.pools)),
     }
     gateway = serve.deployment(**options)(serve.ingress()(GatewayReplica))
@@ -59,6 +66,7 @@ def _pool(
         "name": pool.name,
         "max_ongoing_requests": pool.max_ongoing_requests,
         "ray_actor_options": _actor([pool], environment),
+        "logging_config": RAYS_LOGS,
         **scaling,
         **_life(pool.drain_seconds),
     }
@@ -67,6 +75,7 @@ def _pool(
         sorted(deployment.claimed_elsewhere(pool)),
         deployment.store,
         asdict(settings.image_limits),
+        settings.model_dump(mode="json", include={"log", "tracing"}),
     )
 
 

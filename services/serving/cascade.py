@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
+
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from services.core.backend import Backend, PoolStatus
 from services.core.errors import (
@@ -35,7 +37,8 @@ from services.core.job import (
     Timings,
     Watch,
 )
-from services.core.model import ModelInfo
+from services.core.model import DocumentKind, ModelInfo
+from services.core.trace_context import Carrier, carrier_of, child_span
 
 T = TypeVar("T")
 
@@ -59,7 +62,7 @@ class _Stages:
     encoding: Encoding
     ends: float | None
 
-    def enlarging(self, row: int, item: Item) -> Call:
+    def enlarging(self, row: int, item: Item, trace: Carrier) -> Call:
         """The second call for one image of the first; it has the image's own seed.
 
         Raises:
@@ -80,25 +83,30 @@ class _Stages:
             encoding=self.encoding,
             deadline=left,
             tenant=self.first.tenant,
+            background=self.first.background,
             weight=self.first.weight,
+            trace=trace,
+            visible=self.first.visible,
         )
 
 
 class Cascades:
     """Implements `services.core.backend.Backend` over another, and answers `cascade` itself."""
 
-    def __init__(self, backend: Backend) -> None:
-        """Take the backend that has the models."""
-        self._backend = backend
+    def __init__(self, backend: Backend, tracer: Tracer | None = None) -> None:
+        """Take the backend that has the models, and what makes a span of each stage."""
+        self._backend, self._tracer = backend, tracer or NoOpTracer()
 
     async def run(self, call: Call) -> Answer:
         """See `Backend.run`."""
         if not _is_cascade(call):
             return await self._backend.run(call)
         stages = await self._stages(call)
-        first = await self._backend.run(stages.first)
-        calls = [stages.enlarging(row, item) for row, item in enumerate(first.items)]
-        answers = await _all(self._backend.run(one) for one in calls)
+        with self._stage(stages.first) as trace:
+            first = await self._backend.run(replace(stages.first, trace=trace))
+        with self._stage(stages.first, stages.second) as trace:
+            calls = [stages.enlarging(row, item, trace) for row, item in enumerate(first.items)]
+            answers = await _all(self._backend.run(one) for one in calls)
         items = [
             _enlarged(item, answer.items[0])
             for item, answer in zip(first.items, answers, strict=True)
@@ -129,31 +137,51 @@ class Cascades:
         made: dict[int, Item] = {}
         steps: dict[int, int] = {}
         timings, used = Timings(), 0.0
-        async with aclosing(self._backend.stream(stages.first, watch)) as events:
-            async for event in events:
-                if isinstance(event, RowFinished):
-                    made[event.row] = event.item
-                elif isinstance(event, CallFinished):
-                    timings, used = event.timings, event.device_seconds
-                else:
-                    if isinstance(event, Progress):
-                        steps[event.row] = event.steps
-                    yield event
-        calls = {row: stages.enlarging(row, item) for row, item in made.items()}
+        with self._stage(stages.first) as trace:
+            call_of_first = replace(stages.first, trace=trace)
+            async with aclosing(self._backend.stream(call_of_first, watch)) as events:
+                async for event in events:
+                    if isinstance(event, RowFinished):
+                        made[event.row] = event.item
+                    elif isinstance(event, CallFinished):
+                        timings, used = event.timings, event.device_seconds
+                    else:
+                        if isinstance(event, Progress):
+                            steps[event.row] = event.steps
+                        yield event
         ends: list[Timings] = []
-        async with aclosing(self._enlarging(calls)) as second:
-            async for row, event in second:
-                if isinstance(event, CallFinished):
-                    ends.append(event.timings)
-                    used += event.device_seconds
-                elif isinstance(event, RowFinished):
-                    yield RowFinished(row, _enlarged(made[row], event.item))
-                elif isinstance(event, Progress):
-                    before = steps.get(row, 0)
-                    yield replace(
-                        event, row=row, step=before + event.step, steps=before + event.steps
-                    )
-        yield CallFinished(call.model, _sum(timings, _slowest(ends)), device_seconds=used)
+        with self._stage(stages.first, stages.second) as trace:
+            calls = {row: stages.enlarging(row, item, trace) for row, item in made.items()}
+            async with aclosing(self._enlarging(calls)) as second:
+                async for row, event in second:
+                    if isinstance(event, CallFinished):
+                        ends.append(event.timings)
+                        used += event.device_seconds
+                    elif isinstance(event, RowFinished):
+                        yield RowFinished(row, _enlarged(made[row], event.item))
+                    elif isinstance(event, Progress):
+                        before = steps.get(row, 0)
+                        yield replace(
+                            event, row=row, step=before + event.step, steps=before + event.steps
+                        )
+        slowest = _slowest(ends)
+        yield CallFinished(
+            model=call.model,
+            timings=_sum(timings, slowest),
+            device_seconds=used,
+            stages=(
+                StageTimings(stages.first.model, timings),
+                StageTimings(stages.second, slowest),
+            ),
+        )
+
+    @contextmanager
+    def _stage(self, call: Call, enlarger: str | None = None) -> Iterator[Carrier]:
+        """What the calls of a stage are to name as their place in the trace."""
+        name = "atelier.cascade.generate" if enlarger is None else "atelier.cascade.enlarge"
+        attributes = {"atelier.model": enlarger or call.model}
+        with child_span(self._tracer, name, call.trace, attributes) as span:
+            yield carrier_of(span)
 
     async def models(self) -> Sequence[ModelInfo]:
         """See `Backend.models`."""
@@ -162,6 +190,10 @@ class Cascades:
     async def model(self, name: str) -> ModelInfo:
         """See `Backend.model`."""
         return await self._backend.model(name)
+
+    async def document(self, name: str, kind: DocumentKind) -> bytes:
+        """See `Backend.document`."""
+        return await self._backend.document(name, kind)
 
     async def status(self) -> Sequence[PoolStatus]:
         """See `Backend.status`."""
@@ -222,9 +254,8 @@ class Cascades:
         except ModelNotFound as error:
             raise ModelNotFound(error.message, param=FIELD) from error
         if OPERATION not in second.operations:
-            able = [
-                info.id for info in await self._backend.models() if OPERATION in info.operations
-            ]
+            seen = [info for info in await self._backend.models() if call.sees(info.id)]
+            able = [info.id for info in seen if OPERATION in info.operations]
             raise UnsupportedTask(
                 f"{name} does not offer {OPERATION}, which a {FIELD} ends with; of these models: "
                 f"{', '.join(able) or 'none'}",

@@ -26,6 +26,15 @@ SWITCHES = {
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     # Strips headers by which clients could switch Serve's protections off.
     EDGE_VARIABLE: EDGE_PATH,
+    # On a busy machine a proxy needs longer than Ray's 5 s to start; it would be killed and begun
+    # anew until starting Serve fails.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    # One machine: Ray's own services listen on the loopback alone, as they do by default on other
+    # systems, and by this, whatever its name says, on Linux.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Whoever reaches a port of Ray's without its token is turned away, as a local Ray does anyway
+    # where nothing else is said.
+    "RAY_AUTH_MODE": "token",
     # No telemetry, and no idle workers waiting for tasks that never come.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",
@@ -52,12 +61,22 @@ PORTS = (
 OWN_PORTS = range(20_000, 30_000)
 
 
-def prepare(environment: MutableMapping[str, str], session: Path) -> None:
+def prepare(
+    environment: MutableMapping[str, str],
+    session: Path,
+    *,
+    body_seconds: float = haproxy.BODY_SECONDS,
+    host: str = haproxy.LOOPBACK,
+    port: int = 8000,
+) -> None:
     """Set the switches that the operator has not set.
 
     Args:
         environment: usually ``os.environ``.
         session: a folder of this server's own, so that two of them can share a machine.
+        body_seconds: how long a client may take to send a request.
+        host: where clients reach the service.
+        port: likewise.
     """
     proxy = session / PROXY_FOLDER
     own = {
@@ -70,7 +89,7 @@ def prepare(environment: MutableMapping[str, str], session: Path) -> None:
     }
     for name, value in {**SWITCHES, **own}.items():
         environment.setdefault(name, value)
-    environment.update(haproxy.wrap(proxy))
+    environment.update(haproxy.wrap(proxy, body_seconds=body_seconds, host=host, port=port))
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,15 +13,20 @@ from starlette.types import ASGIApp
 from services.gateway.app import create_app
 from services.gateway.exchange import InFlight, nowhere
 from services.gateway.settings import GatewaySettings
+from services.jobs.composition import jobs_for
+from services.serving.call_spans import CallSpans
 from services.serving.cascade import Cascades
+from services.serving.classifier_policy import policy_factories
 from services.serving.edge import EDGE_VARIABLE
 from services.serving.handle_backend import HandleBackend
 from services.serving.local import local_backend, open_store
+from services.serving.logs import start_logging
 from services.serving.pools import Pools, Route
 from services.serving.process_metrics import ProcessMetrics
 from services.serving.settings import Deployment
 from services.serving.shared_metrics import SharedMetrics, make_folder
 from services.serving.siblings import withdraw_elsewhere
+from services.serving.tracing import open_tracing
 
 
 class GatewayReplica:
@@ -33,6 +38,10 @@ class GatewayReplica:
         # Serve adds a request id of its own; where our edge is in place, it keeps ours alone.
         own_id = {"emit_request_id": EDGE_VARIABLE in os.environ}
         self._settings = GatewaySettings(**{**own_id, **settings.gateway})
+        start_logging(self._settings.log)
+        self._tracing = open_tracing(os.environ, part="gateway")
+        spans = CallSpans(self._tracing.tracer, self._settings.tracing.step_spans)
+        self._store = settings.store
         make_folder(os.environ)
         self._in_flight = InFlight()
         self._elsewhere = withdraw_elsewhere if settings.gateway_replicas > 1 else nowhere
@@ -45,6 +54,7 @@ class GatewayReplica:
                 elsewhere=settings.claimed_elsewhere(pool),
                 limits=self._settings.image_limits,
                 metrics=metrics.of_pool(pool.name),
+                spans=spans,
             )
             for pool in settings.pools
             if pool.placement == "fused"
@@ -57,7 +67,7 @@ class GatewayReplica:
                 Route(
                     by_name[pool.name]
                     if pool.name in by_name
-                    else HandleBackend(handles[pool.name], pool.name),
+                    else HandleBackend(handles[pool.name], pool.name, self._tracing.tracer),
                     frozenset() if pool.takes_the_rest else frozenset(pool.models),
                 )
                 for pool in settings.pools
@@ -67,11 +77,14 @@ class GatewayReplica:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve after construction."""
         return create_app(
-            Cascades(self._pools),
+            Cascades(self._pools, self._tracing.tracer),
             self._settings,
             metrics=SharedMetrics(self._registry),
             in_flight=self._in_flight,
             elsewhere=self._elsewhere,
+            tracer=self._tracing.tracer,
+            policies=policy_factories(self._store),
+            make_jobs=jobs_for(self._settings.jobs, self._settings.jobs_folder),
         )
 
     async def withdraw(self, request_id: str, owner: str) -> bool:
@@ -91,3 +104,4 @@ class GatewayReplica:
         """Called by Serve once no request is left."""
         for backend in self._fused:
             await asyncio.to_thread(backend.close)
+        await asyncio.to_thread(self._tracing.close)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
+from opentelemetry.trace import NoOpTracer, SpanKind, Tracer
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import (
@@ -18,7 +20,8 @@ from ray.serve.handle import (
 from services.core.backend import PoolStatus
 from services.core.errors import QueueFull, Unavailable, from_json
 from services.core.job import Answer, Call, Event, RowFinished, Watch
-from services.core.model import ModelInfo
+from services.core.model import DocumentKind, ModelInfo
+from services.core.trace_context import carrier_of, child_span
 from services.serving.mailbox import Glimpse, Mailbox
 from services.serving.wire import (
     Plain,
@@ -45,14 +48,17 @@ class HandleBackend:
     seed, so a second answer is the first one.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], name: str) -> None:
-        """Reach a pool by its handle."""
-        self._handle, self._name = handle, name
+    def __init__(
+        self, handle: DeploymentHandle[Any], name: str, tracer: Tracer | None = None
+    ) -> None:
+        """Reach a pool by its handle; the tracer makes a span of each call to it."""
+        self._handle, self._name, self._tracer = handle, name, tracer or NoOpTracer()
 
     async def run(self, call: Call) -> Answer:
         """See `Backend.run`."""
-        packed = pack_call(call)
-        return unpack_outcome(await self._retried(lambda: self._handle.run.remote(packed)))
+        with self._hop(call) as there:
+            packed = pack_call(there)
+            return unpack_outcome(await self._retried(lambda: self._handle.run.remote(packed)))
 
     async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
         """See `Backend.stream`. After a replica's death, no image is told twice.
@@ -61,16 +67,17 @@ class HandleBackend:
         once: what the reader has not come to is coalesced here, as it would be in the replica.
         """
         mailbox = Mailbox()
-        pump = asyncio.create_task(self._pump(call, watch, mailbox))
-        try:
-            async with aclosing(mailbox.batches()) as batches:
-                async for events in batches:
-                    for event in events:
-                        if not isinstance(event, Glimpse):
-                            yield event
-        finally:
-            pump.cancel()
-            await asyncio.wait({pump})
+        with self._hop(call) as there:
+            pump = asyncio.create_task(self._pump(there, watch, mailbox))
+            try:
+                async with aclosing(mailbox.batches()) as batches:
+                    async for events in batches:
+                        for event in events:
+                            if not isinstance(event, Glimpse):
+                                yield event
+            finally:
+                pump.cancel()
+                await asyncio.wait({pump})
 
     async def models(self) -> Sequence[ModelInfo]:
         """See `Backend.models`."""
@@ -84,6 +91,14 @@ class HandleBackend:
             raise from_json(found["error"])
         return unpack_model(found["model"])
 
+    async def document(self, name: str, kind: DocumentKind) -> bytes:
+        """See `Backend.document`."""
+        found = await self._look(lambda: self._handle.document.remote(name, kind))
+        if "error" in found:
+            raise from_json(found["error"])
+        content: bytes = found["content"]
+        return content
+
     async def status(self) -> Sequence[PoolStatus]:
         """See `Backend.status`. A pool without a replica shows zero of them."""
         try:
@@ -95,6 +110,15 @@ class HandleBackend:
     async def ready(self) -> bool:
         """See `Backend.ready`."""
         return all(status.replicas for status in await self.status())
+
+    @contextmanager
+    def _hop(self, call: Call) -> Iterator[Call]:
+        """The call as the pool is to see it: below a span of the way there and back."""
+        attributes = {"atelier.pool": self._name, "atelier.model": call.model}
+        with child_span(
+            self._tracer, "atelier.pool", call.trace, attributes, SpanKind.CLIENT
+        ) as span:
+            yield replace(call, trace=carrier_of(span))
 
     async def _pump(self, call: Call, watch: Watch, mailbox: Mailbox) -> None:
         """Carry every event from a replica into the mailbox, or the error that ended them."""

@@ -35,13 +35,14 @@ from services.core.job import (
     Timings,
     Watch,
 )
-from services.core.model import ModelInfo
+from services.core.model import DocumentKind, ModelInfo
 from services.core.source import ModelSource
 from services.core.trajectory import Result
 from services.runtime.loop import Loop
 from services.runtime.observer import Observer
 from services.runtime.registry import LoadedModel, Registry
 from services.runtime.ticket import Finished, Ticket
+from services.serving.call_spans import CallSpans, Followed
 from services.serving.mailbox import Glimpse, Mailbox
 from services.serving.watcher import Watcher, encoded
 
@@ -89,6 +90,7 @@ class InProcessBackend:
         limits: for uploaded images.
         observer: told what the loop does.
         on_load: told a model and the seconds that loading it took.
+        spans: makes those of the calls; none are made when absent.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class InProcessBackend:
         limits: ImageLimits | None = None,
         observer: Observer | None = None,
         on_load: Callable[[str, float], None] = lambda model, seconds: None,
+        spans: CallSpans | None = None,
     ) -> None:
+        self._spans = spans or CallSpans()
         self.settings = settings or PoolSettings()
         lock = Lock()
         self.registry = Registry(
@@ -122,13 +126,14 @@ class InProcessBackend:
     async def run(self, call: Call) -> Answer:
         """See `Backend.run`."""
         model, jobs = await self._admitted(call)
-        tickets = self.loop.submit(model, jobs)
-        try:
-            finished = await self._outcomes(tickets)
-        except BaseException:
-            self.loop.withdraw(tickets)
-            raise
-        return await self._answer(call, finished)
+        with self._spans.followed(call, len(jobs)) as followed:
+            tickets = self.loop.submit(model, jobs, trail=followed.trail)
+            try:
+                finished = await self._outcomes(tickets)
+            except BaseException:
+                self.loop.withdraw(tickets)
+                raise
+            return await self._answer(call, finished, followed)
 
     async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
         """See `Backend.stream`."""
@@ -141,17 +146,18 @@ class InProcessBackend:
         """As `stream`, with everything that came since the last look at once."""
         model, jobs = await self._admitted(call)
         mailbox = Mailbox()
-        tickets = self.loop.submit(model, jobs, Watcher(mailbox, watch))
-        delivery = asyncio.create_task(self._deliver(call, tickets, mailbox))
-        try:
-            yield [self._place(tickets)]
-            async with aclosing(mailbox.batches()) as batches:
-                async for found in batches:
-                    yield [await self._event(event, model, call.encoding) for event in found]
-        finally:
-            self.loop.withdraw(tickets)
-            delivery.cancel()
-            await asyncio.wait({delivery})
+        with self._spans.followed(call, len(jobs)) as followed:
+            tickets = self.loop.submit(model, jobs, Watcher(mailbox, watch), followed.trail)
+            delivery = asyncio.create_task(self._deliver(call, tickets, mailbox, followed))
+            try:
+                yield [self._place(tickets)]
+                async with aclosing(mailbox.batches()) as batches:
+                    async for found in batches:
+                        yield [await self._event(event, model, call.encoding) for event in found]
+            finally:
+                self.loop.withdraw(tickets)
+                delivery.cancel()
+                await asyncio.wait({delivery})
 
     async def models(self) -> Sequence[ModelInfo]:
         """See `Backend.models`. A model whose manifest cannot be used is not listed."""
@@ -165,9 +171,19 @@ class InProcessBackend:
 
     async def model(self, name: str) -> ModelInfo:
         """See `Backend.model`."""
-        info = self.registry.describe(name)
-        adapters = tuple(self.registry.find(name).engine.adapters())
-        return replace(info, loaded=name in self.registry.loaded(), adapters=adapters)
+        found = self.registry.find(name)
+        return replace(
+            found.info,
+            loaded=name in self.registry.loaded(),
+            adapters=tuple(found.engine.adapters()),
+            digest=found.fingerprint,
+        )
+
+    async def document(self, name: str, kind: DocumentKind) -> bytes:
+        """See `Backend.document`."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self.registry.document, name, kind
+        )
 
     async def status(self) -> Sequence[PoolStatus]:
         """See `Backend.status`."""
@@ -234,12 +250,16 @@ class InProcessBackend:
         status, rows = self.loop.status(), len(tickets)
         return Queued(rows, max(0, status.trajectories - rows), status.queue_seconds)
 
-    async def _deliver(self, call: Call, tickets: Sequence[Ticket], mailbox: Mailbox) -> None:
+    async def _deliver(
+        self, call: Call, tickets: Sequence[Ticket], mailbox: Mailbox, followed: Followed
+    ) -> None:
         """Put each row's image into the mailbox as soon as it is done, and the end after them."""
 
         async def one(row: int, ticket: Ticket) -> Finished:
             finished = await asyncio.wrap_future(ticket.future)
+            began = time.monotonic()
             (item,), seconds = await self._encoded([finished], call.encoding)
+            followed.encoded(began, time.monotonic())
             mailbox.put(RowFinished(row, item))
             return replace(finished, timings=replace(finished.timings, encode=seconds))
 
@@ -283,8 +303,9 @@ class InProcessBackend:
             raise await self._with_alternatives(refusal, call) from refusal
 
     async def _with_alternatives(self, refusal: UnsupportedTask, call: Call) -> UnsupportedTask:
-        """A refusal that also names the models of this pool that can do what was asked."""
-        able = [m.id for m in await self.models() if call.name in m.operations]
+        """A refusal that also names those of this pool that can do it, if the caller sees them."""
+        models = [m for m in await self.models() if call.sees(m.id)]
+        able = [m.id for m in models if call.name in m.operations]
         hint = f" (of these models: {', '.join(able)})" if able else ""
         return UnsupportedTask(f"{refusal.message}{hint}", param=refusal.param)
 
@@ -310,8 +331,10 @@ class InProcessBackend:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
 
-    async def _answer(self, call: Call, finished: Sequence[Finished]) -> Answer:
+    async def _answer(self, call: Call, finished: Sequence[Finished], followed: Followed) -> Answer:
+        began = time.monotonic()
         items, seconds = await self._encoded(finished, call.encoding)
+        followed.encoded(began, time.monotonic())
         timings = _slowest([f.timings for f in finished], seconds)
         used = sum(f.device_seconds for f in finished)
         return Answer(call.model, items, timings, device_seconds=used)

@@ -11,6 +11,7 @@ from model_store.store import Store, default_root
 from services.core.cores import usable_cores
 from services.core.images import ImageLimits
 from services.families import discover
+from services.serving.call_spans import CallSpans
 from services.serving.in_process import InProcessBackend, PoolSettings
 from services.serving.process_metrics import PoolMetrics
 from services.serving.settings import Pool
@@ -46,6 +47,7 @@ def local_backend(
     elsewhere: frozenset[str] = frozenset(),
     limits: ImageLimits | None = None,
     metrics: PoolMetrics | None = None,
+    spans: CallSpans | None = None,
 ) -> InProcessBackend:
     """A backend in this process.
 
@@ -55,6 +57,7 @@ def local_backend(
         elsewhere: models that a pool of ``*`` leaves to others.
         limits: for uploaded images.
         metrics: told what happens; nobody is when absent.
+        spans: makes those of the calls; none are made when absent.
     """
     pool = pool or Pool(name="default", placement="fused")
     # The loop's own tensors are small: threads would cost more than they give, and the networks
@@ -80,4 +83,5 @@ def local_backend(
         limits=limits,
         observer=metrics,
         on_load=metrics.loaded if metrics else lambda model, seconds: None,
+        spans=spans,
     )

@@ -13,10 +13,16 @@ from prometheus_client import CollectorRegistry
 
 from services.core.errors import AtelierError
 from services.core.images import ImageLimits
+from services.core.logs import LogSettings, speaking_of
+from services.core.model import DocumentKind
+from services.gateway.tracing_settings import TracingSettings
+from services.serving.call_spans import CallSpans
 from services.serving.local import local_backend, open_store
+from services.serving.logs import start_logging
 from services.serving.process_metrics import ProcessMetrics
 from services.serving.settings import Pool
 from services.serving.shared_metrics import make_folder
+from services.serving.tracing import open_tracing
 from services.serving.wire import (
     Plain,
     pack_event,
@@ -34,23 +40,42 @@ class PoolReplica:
     Errors travel as values: an exception of ours would be pickled, and Ray would wrap it.
     """
 
-    def __init__(self, pool: Plain, elsewhere: list[str], store: str | None, limits: Plain) -> None:
-        """Open the device and load what is to be preloaded; the replica is ready after that."""
+    def __init__(
+        self,
+        pool: Plain,
+        elsewhere: list[str],
+        store: str | None,
+        limits: Plain,
+        seen: Plain,
+    ) -> None:
+        """Open the device and load what is to be preloaded; the replica is ready after that.
+
+        Args:
+            pool: its settings.
+            elsewhere: models that a pool of ``*`` leaves to others.
+            store: folder of the user's models.
+            limits: for uploaded images.
+            seen: the gateway's settings of ``log`` and ``tracing``.
+        """
         make_folder(os.environ)
+        start_logging(LogSettings(**seen["log"]))
         settings = Pool.model_validate(pool)
+        self._tracing = open_tracing(os.environ, part=settings.name)
         self._backend = local_backend(
             settings,
             store=open_store(store),
             elsewhere=frozenset(elsewhere),
             limits=ImageLimits(**limits),
             metrics=ProcessMetrics(CollectorRegistry()).of_pool(settings.name),
+            spans=CallSpans(self._tracing.tracer, TracingSettings(**seen["tracing"]).step_spans),
         )
         self._backend.preload()
 
     async def run(self, call: Plain) -> Plain:
         """One call; a cancelled request reaches it as `asyncio.CancelledError`."""
         try:
-            return pack_outcome(await self._backend.run(unpack_call(call)))
+            with speaking_of(request_id=call["id"]):
+                return pack_outcome(await self._backend.run(unpack_call(call)))
         except AtelierError as error:
             return pack_outcome(error)
 
@@ -75,6 +100,13 @@ class PoolReplica:
         except AtelierError as error:
             return {"error": error.to_json()}
 
+    async def document(self, name: str, kind: DocumentKind) -> dict[str, Any]:
+        """What comes with a model for people, or the error that says that it does not."""
+        try:
+            return {"content": await self._backend.document(name, kind)}
+        except AtelierError as error:
+            return {"error": error.to_json()}
+
     async def status(self) -> list[Plain]:
         """How this replica is doing."""
         found = await self._backend.status()
@@ -92,3 +124,4 @@ class PoolReplica:
     async def __del__(self) -> None:
         """Called by Serve once no request is left; finish what the loop still holds."""
         await asyncio.to_thread(self._backend.close)
+        await asyncio.to_thread(self._tracing.close)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from services.core.backend import Backend, PoolStatus
 from services.core.errors import ModelNotFound
 from services.core.job import Answer, Call, Event, Watch
-from services.core.model import ModelInfo
+from services.core.model import DocumentKind, ModelInfo
 from services.core.validation import near
 
 
@@ -54,6 +54,10 @@ class Pools:
             hint = f"; did you mean {' or '.join(offers)}?" if offers else ""
             message = f"there is no model '{name[:80]}'{hint}"
             raise ModelNotFound(message, param="model") from error
+
+    async def document(self, name: str, kind: DocumentKind) -> bytes:
+        """See `Backend.document`."""
+        return await self._backend(name).document(name, kind)
 
     async def status(self) -> Sequence[PoolStatus]:
         """See `Backend.status`."""

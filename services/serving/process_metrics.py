@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from threading import Lock
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -46,6 +47,10 @@ class PoolMetrics:
     def finished(self, ticket: Ticket, outcome: str) -> None:
         """See `Observer.finished`."""
         self._metrics.finished(ticket, outcome)
+
+    def answered(self, model: str, values: Mapping[str, Any]) -> None:
+        """See `Observer.answered`."""
+        self._metrics.answered(model, values)
 
     def queued(self, seconds: float, trajectories: int) -> None:
         """See `Observer.queued`."""

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -16,15 +17,19 @@ from typing import Any
 import yaml
 
 from services.core.errors import InvalidParameter
-from services.gateway.settings import GatewaySettings, check_bind
-from services.serving import leftovers
+from services.core.logs import LogSettings
+from services.gateway.settings import GatewaySettings, check_bind, check_provenance
+from services.serving import haproxy, leftovers
 from services.serving.environment import prepare
+from services.serving.logs import LogPipe, resolved, speak_for_serve, start_logging
 
 OBJECT_STORE_BYTES = 128 << 20
 """Images are small and answers do not pass through the object store."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RAY_FOLDER = "r"
+LOG_PIPE = "log"
+PIPE_VARIABLE, FORMAT_VARIABLE = "ATELIER_LOG__PIPE", "ATELIER_LOG__FORMAT"
 LONGEST_PARENT = 19
 """Characters in the name of the folder for temporary files. Sockets lie deep below it, and theirs
 may have 97."""
@@ -74,7 +79,7 @@ def run(
     config = read_config(config_path)
     http = {"host": "127.0.0.1", "port": 8000, **config.get("http_options", {})}
     http |= {k: v for k, v in (("host", host), ("port", port)) if v is not None}
-    _check_bind(config, http)
+    settings = _checked(config, http)
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
@@ -82,9 +87,14 @@ def run(
 
     previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     session = _make_session(Path(tempfile.gettempdir()))
+    lines = LogPipe(session / LOG_PIPE, sys.stderr)
+    before = {name: os.environ.get(name) for name in (PIPE_VARIABLE, FORMAT_VARIABLE)}
+    os.environ[PIPE_VARIABLE] = str(lines.path)
+    os.environ.setdefault(FORMAT_VARIABLE, resolved(LogSettings(), sys.stderr))
     try:
         report("starting Ray")
-        _start(session)
+        start_logging(settings[0].log.model_copy(update={"pipe": None}))
+        _start(session, http, max(each.body_timeout for each in settings))
         for number in STOP_SIGNALS:  # Ray has put its own in the place of ours
             signal.signal(number, stop)
         _deploy(config, http, store, session, report)
@@ -96,13 +106,19 @@ def run(
         report("draining")
     finally:
         _stop()
+        lines.close()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
         leftovers.clear(session)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _start(session: Path) -> None:
-    prepare(os.environ, session)
+def _start(session: Path, http: dict[str, Any], body_seconds: float) -> None:
+    prepare(
+        os.environ, session, body_seconds=body_seconds, host=http["host"], port=int(http["port"])
+    )
     os.environ["PYTHONPATH"] = os.pathsep.join(
         p for p in (str(_root()), os.environ.get("PYTHONPATH", "")) if p
     )
@@ -129,7 +145,10 @@ def _deploy(
 ) -> None:
     from ray import serve  # noqa: PLC0415 - as above
 
-    serve.start(proxy_location=config.get("proxy_location", "HeadOnly"), http_options=http)
+    speak_for_serve()
+    # HAProxy listens where clients are; replicas, which Serve has listen likewise, only here.
+    inside = {**http, "host": haproxy.LOOPBACK} if haproxy.is_there() else http
+    serve.start(proxy_location=config.get("proxy_location", "HeadOnly"), http_options=inside)
     leftovers.explain_outage(session)
     for application in config["applications"]:
         arguments = dict(application.get("args", {}))
@@ -165,11 +184,15 @@ def _stop() -> None:
         ray.shutdown()
 
 
-def _check_bind(config: dict[str, Any], http: dict[str, Any]) -> None:
-    """Refuse at once what the application would refuse once Ray runs."""
+def _checked(config: dict[str, Any], http: dict[str, Any]) -> list[GatewaySettings]:
+    """The settings of each application; refuses at once what it would refuse once Ray runs."""
+    found = []
     for application in config["applications"]:
         gateway = application.get("args", {}).get("gateway", {})
-        check_bind(GatewaySettings(**{**gateway, **_bind(http)}))
+        found.append(GatewaySettings(**{**gateway, **_bind(http)}))
+        check_bind(found[-1])
+        check_provenance(found[-1])
+    return found
 
 
 def _bind(http: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from model_store.networks.opening import (
 )
 from model_store.reading import StoredFiles
 from model_store.store import Store
+from services.core.errors import DocumentNotFound
+from services.core.model import DocumentKind
 from services.core.network import Network, OpenedModel
 
 EVERY_OTHER = "*"
@@ -78,6 +80,13 @@ class StoreSource:
             fingerprint = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
         self._looks[name] = _Look(at=now, manifest=manifest, fingerprint=fingerprint)
         return fingerprint
+
+    def document(self, name: str, kind: DocumentKind) -> bytes:
+        """See `ModelSource.document`."""
+        stored = self._store.get(name).files.get(kind)
+        if stored is None:
+            raise DocumentNotFound(f"model '{name}' comes without a {kind}", param="model")
+        return self._store.read(name, stored.file)
 
     def open(self, name: str, device: torch.device) -> OpenedModel:
         """See `ModelSource.open`."""

@@ -23,7 +23,7 @@ from services.core.job import (
     Timings,
     Watch,
 )
-from services.core.model import ModelInfo
+from services.core.model import ModelInfo, ReferenceSet
 
 Plain = dict[str, Any]
 
@@ -45,6 +45,7 @@ def unpack_call(plain: Plain) -> Call:
             "task": Task(plain["task"]),
             "images": tuple(plain["images"]),
             "controls": tuple(plain.get("controls", ())),
+            "visible": None if plain.get("visible") is None else tuple(plain["visible"]),
             "encoding": Encoding(**plain["encoding"]),
         }
     )
@@ -96,6 +97,7 @@ def unpack_event(plain: Plain) -> Event:
         fields["item"] = Item(**fields["item"])
     if "timings" in fields:
         fields["timings"] = Timings(**fields["timings"])
+        fields["stages"] = ()  # a cascade is put together at the gateway
     return _EVENTS[plain["event"]](**fields)
 
 
@@ -108,8 +110,15 @@ def unpack_model(plain: Plain) -> ModelInfo:
     """The inverse of `pack_model`."""
     lists = ("tasks", "conditioning", "resolution", "labels")
     adapters = tuple(AdapterInfo(**adapter) for adapter in plain.get("adapters", ()))
+    given = plain.get("reference")
+    reference = given and ReferenceSet(tuple(given["log_likelihoods"]), given["settings"])
     return ModelInfo(
-        **{**plain, **{name: tuple(plain[name]) for name in lists}, "adapters": adapters}
+        **{
+            **plain,
+            **{name: tuple(plain[name]) for name in lists},
+            "adapters": adapters,
+            "reference": reference,
+        }
     )
 
 

@@ -244,7 +244,7 @@ def _fields(value: Call) -> dict[str, Any]:
 @FAMILIES
 def test_an_edit_without_an_operation_is_told_which_there_are(engine: Engine) -> None:
     edits = [name for name in engine.operations() if engine.task_of(name) is Task.EDIT]
-    with pytest.raises(InvalidParameter, match=edits[-1]) as caught:
+    with pytest.raises(InvalidParameter, match=edits[-1] if edits else "offers none") as caught:
         engine.jobs(Call("edit", engine.model.id, Task.EDIT))
     assert caught.value.param == "operation"
 
@@ -306,10 +306,16 @@ def super_resolution_fields(draw: Callable[[Any], Any], name: str) -> dict[str, 
     }
 
 
+def density_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
+    fields = {"label": draw(st.sampled_from([None, 0, "green"]))}
+    return fields | likelihood_samples(draw, name)
+
+
 FIELDS: dict[str, Callable[[Callable[[Any], Any], str], dict[str, Any]]] = {
     "gan": gan_fields,
     "vae": likelihood_samples,
     "flow": likelihood_samples,
+    "density": density_fields,
     "diffusion": diffusion_fields,
     "super_resolution": super_resolution_fields,
 }

@@ -11,6 +11,7 @@ import yaml
 
 from model_store.addition import add_model
 from services.serving.local import open_store
+from tests.e2e.page_fixtures import axe, browser, open_page, site  # noqa: F401 - fixtures
 from tests.e2e.running import ROOT, Server, Servers, atelier_serve
 from tests.unit.tiny_networks import CLASSES, Generator, write_model
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.e2e.running import Server
+import base64
+
+from tests.e2e.asks import png
+from tests.e2e.running import Server, until
 
 NAMES = {
     "atelier_requests_total",
@@ -16,8 +19,13 @@ NAMES = {
     "atelier_queue_device_seconds",
     "atelier_trajectories",
     "atelier_rejected_total",
+    "atelier_canceled_total",
+    "atelier_device_memory_bytes",
+    "atelier_likelihood_bits_per_dim_count",
     "atelier_model_load_seconds_count",
 }
+"""All that are documented."""
+LONG = {"model": "shapes-ldm", "prompt": "a red star", "steps": 200, "n": 4, "sampler": "euler"}
 ASK = {
     "model": "shapes-ldm",
     "prompt": "a red star",
@@ -63,7 +71,17 @@ def test_known_traffic_is_counted_exactly(server: Server):
 def test_the_page_shows_the_documented_series_and_an_idle_queue(server: Server):
     server.post("/v1/generate", ASK).raise_for_status()
     server.post("/v1/generate", {**ASK, "model": "nobody"})
+    before = server.total("atelier_likelihood_bits_per_dim_count", model="shapes-vae")
+    images = [base64.b64encode(png(seed, 32)).decode() for seed in range(3)]
+    judged = server.post("/v1/likelihood", {"model": "shapes-vae", "images": images}).json()
+    bits = [entry["bits_per_dim"] for entry in judged["data"]]
+    counted = server.total("atelier_likelihood_bits_per_dim_count", model="shapes-vae")
+    assert counted == before + len(bits)
+    server.begin("/v1/generate", LONG).close()
+    until(lambda: server.total("atelier_canceled_total", where="client"), "it was withdrawn")
+    until(lambda: server.trajectories() == 0, "its rows are gone")
     assert {name for name, _ in server.samples()} >= NAMES
+    assert server.total("atelier_device_memory_bytes") > 1 << 20
     assert server.total("atelier_trajectories") == 0
     assert server.total("atelier_queue_device_seconds") == 0
     loads = server.total("atelier_model_load_seconds_count", model="shapes-vae")

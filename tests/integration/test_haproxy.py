@@ -13,6 +13,7 @@ from services.serving.haproxy import BINARY_VARIABLE, wrap
 from services.serving.server import _make_session
 
 LONGEST_SOCKET_PATH = 97
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - what is looked for, not listened on
 WRITTEN_BY_RAY = """defaults
     option abortonclose
     option splice-request
@@ -27,6 +28,7 @@ listen stats
 AS_IT_SHOULD_BE = """defaults
     option abortonclose
     option http-buffer-request
+    timeout http-request 30s
     option splice-response
 frontend prometheus
     bind 127.0.0.1:5001
@@ -51,6 +53,16 @@ def test_requests_are_buffered_and_statistics_kept_on_this_machine(program: str,
     config = tmp_path / "haproxy.cfg"
     config.write_text(WRITTEN_BY_RAY)
     subprocess.run([program, "-f", config], check=True, capture_output=True)
+    assert config.read_text() == AS_IT_SHOULD_BE
+
+
+def test_the_world_is_let_in_by_haproxy_alone(tmp_path: Path):
+    """Serve, and so every replica, is told to listen on the loopback."""
+    found = wrap(tmp_path / "session", host=EVERY_ADDRESS)[BINARY_VARIABLE]
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(WRITTEN_BY_RAY.replace(EVERY_ADDRESS, "127.0.0.1"))
+    # HAProxy itself looks at it too.
+    subprocess.run([found, "-c", "-f", config], check=True, capture_output=True, timeout=60)
     assert config.read_text() == AS_IT_SHOULD_BE
 
 

@@ -29,6 +29,14 @@ def _no_keys_of_the_developers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ATELIER_KEY_FILE", str(tmp_path / "keys.json"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _images_as_they_were_encoded() -> Iterator[None]:
+    """No two signed files are the same; what signing does has tests of its own."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("ATELIER_PROVENANCE__ENABLED", "false")
+        yield
+
+
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     """A running loop that is stopped when the test is over."""

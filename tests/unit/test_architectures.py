@@ -4,12 +4,24 @@ import pytest
 import torch
 
 from model_store.architectures import ARCHITECTURES, build
+from model_store.architectures.autoregressive_flow import (
+    IAF,
+    MAF,
+    AutoregressiveLayer,
+    IAFForwardStep,
+    MAFInverseStep,
+    solve,
+)
+from model_store.architectures.glow import Glow, InvertibleConvolution, unit_triangular_inverse
+from model_store.architectures.nice import NICE
 from model_store.architectures.realnvp import RealNVP
 from services.core.errors import InvalidNetwork
 
 TINY_FLOW = {"channels": 1, "side": 4, "width": 8, "blocks": 1, "couplings": 2, "dropout": 0.0}
 
 FORWARDS = [
+    ("bernoulli_density", {"x": (1, 8, 8)}, {"log_density": (2,)}),
+    ("bernoulli_sampler", {"z": (64,), "component": ()}, {"x": (1, 8, 8)}),
     ("caption_transformer", {"x": (8, 8, 8), "t": (), "tokens": (6,)}, {"velocity": (8, 8, 8)}),
     ("conditional_generator", {"z": (64,), "label": ()}, {"image": (3, 32, 32)}),
     ("exploding_score", {"x": (1, 8, 8), "t": ()}, {"score": (1, 8, 8)}),
@@ -25,6 +37,17 @@ FORWARDS = [
             "horizontal": (3,),
         },
     ),
+    ("gaussian_density", {"x": (1, 8, 8)}, {"log_density": (1,), "z": (64,)}),
+    ("glow", {"x": (1, 8, 8)}, {"z": (64,), "log_det": ()}),
+    ("glow_inverse", {"z": (64,)}, {"x": (1, 8, 8)}),
+    ("iaf", {"z": (64,)}, {"x": (1, 8, 8)}),
+    ("iaf_forward_step", {"state": (3, 64), "index": ()}, {"next_state": (3, 64)}),
+    ("maf", {"x": (1, 8, 8)}, {"z": (64,), "log_det": ()}),
+    ("maf_inverse_step", {"state": (3, 64), "index": ()}, {"next_state": (3, 64)}),
+    ("mixture_density", {"x": (1, 8, 8)}, {"log_density": (2,)}),
+    ("mixture_sampler", {"z": (64,), "component": ()}, {"x": (1, 8, 8)}),
+    ("nice", {"x": (1, 8, 8)}, {"z": (64,), "log_det": ()}),
+    ("nice_inverse", {"z": (64,)}, {"x": (1, 8, 8)}),
     ("noisy_classifier", {"x": (1, 8, 8), "t": ()}, {"logits": (10,)}),
     ("patch_denoiser", {"x": (1, 8, 8), "t": ()}, {"epsilon": (1, 8, 8)}),
     ("pixel_denoiser", {"x": (1, 8, 8), "t": ()}, {"epsilon": (1, 8, 8)}),
@@ -43,7 +66,9 @@ FORWARDS = [
 
 
 def draw(name, shape, count):
-    if name in ("label", "tokens"):
+    if name == "component":
+        return torch.randint(2, (count, *shape))
+    if name in ("label", "tokens", "index"):
         return torch.randint(4, (count, *shape))
     return torch.rand(count, *shape)
 
@@ -87,32 +112,43 @@ def test_an_unknown_setting_is_refused():
         build("realnvp", {"depth": 3})
 
 
-@pytest.fixture
-def flow():
+FLOWS = [
+    (RealNVP, TINY_FLOW),
+    (NICE, {"side": 4, "width": 8, "couplings": 3}),
+    (Glow, {"side": 4, "width": 8, "steps": 2}),
+    (MAF, {"side": 4, "width": 20, "layers": 3}),
+    (IAF, {"side": 4, "width": 20, "layers": 2}),
+]
+
+
+@pytest.fixture(params=FLOWS, ids=lambda given: given[0].__name__)
+def flow(request):
+    kind, config = request.param
     torch.manual_seed(0)
-    flow = RealNVP(**TINY_FLOW).double().eval()
+    flow = kind(**config).double().eval()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return flow
 
 
-def test_the_flow_counts_its_jacobian(flow):
+def test_a_flow_counts_its_jacobian(flow):
     x = torch.rand(3, 1, 4, 4, dtype=torch.float64)
-    _, log_det = flow(x)
+    _, log_det = flow.transform(x)
     for row, claimed in zip(x, log_det, strict=True):
-        jacobian = torch.autograd.functional.jacobian(lambda v: flow(v[None])[0][0], row)
+        jacobian = torch.autograd.functional.jacobian(lambda v: flow.transform(v[None])[0][0], row)
         _, expected = torch.linalg.slogdet(jacobian.reshape(16, 16))
         torch.testing.assert_close(claimed, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_the_flow_undoes_itself(flow):
+def test_a_flow_undoes_itself(flow):
     x = torch.rand(5, 1, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(flow.inverse(flow(x)[0]), x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(flow.inverse(flow.transform(x)[0]), x, rtol=1e-8, atol=1e-8)
 
 
-def test_both_directions_share_their_weights():
-    forward, backward = build("realnvp", {}), build("realnvp_inverse", {})
+@pytest.mark.parametrize("name", ["realnvp", "nice", "glow"])
+def test_both_directions_share_their_weights(name):
+    forward, backward = build(name, {}), build(f"{name}_inverse", {})
     backward.load_state_dict(forward.state_dict())
     x = torch.rand(2, 1, 8, 8)
     with torch.no_grad():
@@ -143,3 +179,92 @@ def test_an_untrained_exploding_score_is_that_of_noisy_data_without_structure():
     assert torch.allclose(score, -x / variance)
     with torch.no_grad():
         assert torch.equal(module(x, torch.zeros(3)), module(x, torch.full((3,), 0.1)))
+
+
+def test_additive_couplings_keep_every_volume():
+    """All of NICE's log-determinant is the logit's and the last scaling's."""
+    torch.manual_seed(0)
+    flow = NICE(side=4, width=8, couplings=3)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = torch.rand(4, 1, 4, 4)
+    found = flow(x)[1] - flow.squash(x)[1]
+    torch.testing.assert_close(found, flow.scaling.sum().expand(4))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_autoregressive_layer_looks_back_only(reverse):
+    torch.manual_seed(0)
+    layer = AutoregressiveLayer(7, 12, 0.0, reverse=reverse).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    jacobian = torch.autograd.functional.jacobian(
+        lambda y: torch.cat(layer.coefficients(y[None]), 0), torch.randn(7).double()
+    )
+    for kind in jacobian.flip((1, 2)) if reverse else jacobian:
+        assert torch.all(kind.triu() == 0)
+        assert torch.all(kind[torch.ones(7, 7).tril(-1).bool()] != 0)
+
+
+def test_what_is_solved_value_by_value_is_what_the_layer_takes():
+    torch.manual_seed(0)
+    layer = AutoregressiveLayer(9, 20, 0.0, reverse=True).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    y = torch.randn(6, 9).double()
+    given, terms = layer(y)
+    found, log_scale = solve(layer, given)
+    torch.testing.assert_close(found, y)
+    torch.testing.assert_close(log_scale, -terms.sum(1))
+
+
+@pytest.mark.parametrize("stepwise", [MAFInverseStep, IAFForwardStep])
+def test_steps_come_to_what_the_whole_pass_does(stepwise):
+    torch.manual_seed(0)
+    whole = (MAF if stepwise is MAFInverseStep else IAF)(side=4, width=20, layers=3).double()
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    whole.eval()
+    step = stepwise(side=4, width=20, layers=3).double().eval()
+    step.load_state_dict(whole.state_dict())
+    given = torch.rand(3, 16).double()
+    state = torch.stack([given, torch.zeros(3, 16), torch.zeros(3, 16)], dim=1)
+    for index in range(step.evaluations):
+        state = step(state, torch.full((3,), index))
+    if stepwise is MAFInverseStep:
+        torch.testing.assert_close(state[:, 0], whole.inverse(given).flatten(1))
+        return
+    z, log_det = whole.transform(given.view(3, 1, 4, 4))
+    torch.testing.assert_close(state[:, 0], z)
+    torch.testing.assert_close(state[:, 2].sum(1), log_det)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 8])
+def test_an_invertible_convolution_and_its_inverse_and_determinant(channels):
+    torch.manual_seed(channels)
+    mix = InvertibleConvolution(channels).double()
+    with torch.no_grad():
+        for parameter in mix.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    expected = torch.linalg.inv(mix.weight())
+    torch.testing.assert_close(mix.inverse_weight(), expected)
+    torch.testing.assert_close(mix.log_size.sum(), torch.linalg.slogdet(mix.weight()).logabsdet)
+    strict = torch.randn(channels, channels).double().tril(-1)
+    identity = torch.eye(channels).double()
+    torch.testing.assert_close(unit_triangular_inverse(strict), torch.linalg.inv(identity + strict))
+
+
+def test_activation_normalisation_gives_every_channel_mean_0_and_variance_1():
+    torch.manual_seed(0)
+    flow = Glow(side=4, width=8, steps=1)
+    x = torch.rand(64, 1, 4, 4)
+    flow.initialize(x)
+    h = torch.nn.functional.pixel_unshuffle(flow.squash(x)[0], 2)
+    norm = flow.fine.layers[0].norm
+    h = (h + norm.bias) * norm.log_scale.exp()
+    torch.testing.assert_close(h.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(h.std((0, 2, 3)), torch.ones(4))

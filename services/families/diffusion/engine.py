@@ -49,6 +49,7 @@ from services.families.diffusion.results import Renderer
 from services.families.diffusion.starting import Starter
 from services.families.diffusion.step_cache import refuse_unless_remembering
 from services.families.latent import Frames, check_frames
+from services.families.likelihood import reference_set
 from services.sampling.samplers import samplers_for, sigma_schedules_for
 
 PANORAMA = "panorama"
@@ -87,9 +88,7 @@ class DiffusionEngine(Engine):
             self.encoder = self.model.network(
                 "encoder", inputs=["image"], outputs=["mean", "log_variance"]
             )
-        space = self.options.latent
-        declared = space.shape if space else [self.model.channels, *self.model.resolution]
-        self.shape = self.latent_shape(declared, self.denoiser.inputs["x"])
+        self.shape = self.latent_shape(self._latent_shape(), self.denoiser.inputs["x"])
         self.masked_images: MaskedImages | None = None
         if native:
             self.masked_images = MaskedImages(
@@ -117,8 +116,25 @@ class DiffusionEngine(Engine):
                 "sigma_schedules": list(sigma_schedules_for(self.options.schedule)),
                 "defaults": self.options.defaults.model_dump(),
                 "likelihood_methods": [*self._judging_methods()],
+                "latent_shape": list(self._latent_shape()),
+                **self._vocabulary(),
             },
+            reference=reference_set(
+                self.options.reference_log_likelihoods, self.options.reference_settings
+            ),
         )
+
+    def _latent_shape(self) -> Sequence[int]:
+        """Of one image's noise: as the manifest declares it, in pixels where it declares none."""
+        space = self.options.latent
+        return space.shape if space else [self.model.channels, *self.model.resolution]
+
+    def _vocabulary(self) -> dict[str, Any]:
+        """The values of each factor, where a prompt is made of named factors."""
+        words = self.options.tokenizer
+        if words is None:
+            return {}
+        return {"factors": {name: list(slot.values) for name, slot in words.slots.items()}}
 
     def _judging_methods(self) -> tuple[str, ...]:
         offered = "likelihood" in self.operations()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from services.core.engine import REHEARSED_STEPS, Engine
+from services.core.errors import InvalidNetwork
 from services.core.job import Call, Job
 from services.core.model import ModelInfo
-from services.core.network import Network
+from services.core.network import Network, TensorSpec
 from services.core.parameters import Latents, Parameters
 from services.core.pixels import LEVELS, from_bins, require_finite, to_bins
 from services.core.trajectory import Result, Trajectory, Workload
@@ -25,6 +26,13 @@ from services.families.flow.parameters import (
     Likelihood,
     Reconstruct,
 )
+from services.families.flow.stepwise import (
+    Judgement,
+    Stepwise,
+    Unfolding,
+    answer,
+    log_determinant,
+)
 from services.families.latent import (
     Frames,
     LatentSpec,
@@ -33,27 +41,39 @@ from services.families.latent import (
     drawn,
     ends,
     generator,
+    latent_limits,
     unique_images,
 )
-from services.families.likelihood import judged
+from services.families.likelihood import judged, reference_set
 from services.sampling.bounds import importance_weighted_bound, standard_normal_log_density
 
 BIN_CENTER = 0.5
+MAX_STEPS = 1 << 16
+
+Steps = Annotated[int, Field(ge=REHEARSED_STEPS, le=MAX_STEPS)]
 
 
 class FlowOptions(Options):
-    """Options of a flow's manifest; the references are in nats of the 8-bit image."""
+    """Options of a flow's manifest; the references are in nats of the 8-bit image.
+
+    Attributes:
+        latent: the shape of ``z``.
+        forward_steps: evaluations of the network ``forward_step`` that make a pass from an image to
+            its latent; absent where the network ``forward`` makes it in one.
+        inverse_steps: the same of ``inverse_step``, from a latent to its image.
+        reference_log_likelihoods: ascending quantiles.
+    """
 
     latent: LatentSpec | None = None
+    forward_steps: Steps | None = None
+    inverse_steps: Steps | None = None
     reference_log_likelihoods: list[float] | None = None
 
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Judgement(Trajectory):
-    """An image whose likelihood is being computed; ``x`` is where in its bin each pixel lies."""
-
-    log_priors: list[float] = field(default_factory=list)
-    log_dets: list[float] = field(default_factory=list)
+    @model_validator(mode="after")
+    def _one_direction_is_quick(self) -> Self:
+        if self.forward_steps is not None and self.inverse_steps is not None:
+            raise ValueError("give forward_steps or inverse_steps: one direction takes one step")
+        return self
 
 
 class FlowEngine(Engine):
@@ -61,6 +81,9 @@ class FlowEngine(Engine):
 
     8-bit pixels are bins of the interval that ``pixel_range`` names, so ``pixel_range`` of a flow
     runs from the lower edge of bin 0 to the upper edge of bin 255.
+
+    A flow of autoregressive layers is quick in one direction and stepwise in the other: that one is
+    a network which finds a value at each evaluation of the loop (see `stepwise`).
     """
 
     family: ClassVar[str] = "flow"
@@ -71,15 +94,27 @@ class FlowEngine(Engine):
 
     def setup(self) -> None:
         """See `Engine.setup`."""
-        network = self.model.network
-        self.forward: Network = network("forward", inputs=["x"], outputs=["z", "log_det"])
-        self.inverse: Network = network("inverse", inputs=["z"], outputs=["x"])
-        declared = self.options.latent.shape if self.options.latent else None
-        self.shape = self.latent_shape(declared, self.inverse.inputs["z"])
+        network, options = self.model.network, self.options
+        self.stepwise: Stepwise | None = None
+        if options.forward_steps is not None:
+            self.stepwise = self._open_stepwise("forward_step", options.forward_steps)
+        else:
+            self.forward: Network = network("forward", inputs=["x"], outputs=["z", "log_det"])
+        if options.inverse_steps is not None:
+            self.stepwise = self._open_stepwise("inverse_step", options.inverse_steps)
+        else:
+            self.inverse: Network = network("inverse", inputs=["z"], outputs=["x"])
+        declared = options.latent.shape if options.latent else None
+        self.shape = self.latent_shape(declared, self._latent_spec())
 
     def describe(self) -> ModelInfo:
         """See `Engine.describe`."""
-        return self.model_info(conditioning=("none",), likelihood="exact")
+        return self.model_info(
+            conditioning=("none",),
+            likelihood="exact",
+            limits=latent_limits(self.options.latent),
+            reference=reference_set(self.options.reference_log_likelihoods),
+        )
 
     def operations(self) -> Mapping[str, type[Parameters]]:
         """See `Engine.operations`."""
@@ -101,38 +136,47 @@ class FlowEngine(Engine):
             check_frames(call, parameters)
 
     def workload(self, job: Job[Any]) -> Workload:
-        """Likelihood takes one forward evaluation per sample; all else is one evaluation in all."""
+        """Likelihood takes one forward pass per sample; all else one pass in each direction.
+
+        A quick pass forward is part of `prepare`, and a quick pass back of `decode`.
+        """
+        forward, back = self.options.forward_steps, self.options.inverse_steps
         if job.name == "likelihood":
-            samples = job.parameters.samples
-            return Workload(decode="likelihood", step="forward", evaluations=samples)
-        return Workload(decode="values" if job.name == "encode" else "inverse")
+            step, each = ("forward", 1) if forward is None else ("forward_step", forward)
+            evaluations = each * job.parameters.samples
+            return Workload(decode="likelihood", step=step, evaluations=evaluations)
+        decode = "values" if job.name == "encode" else "inverse"
+        if forward is not None and job.images:
+            rows = len(job.images)
+            return Workload(decode=decode, step="forward_step", evaluations=forward, rows=rows)
+        if back is not None and decode == "inverse":
+            return Workload(decode="found", step="inverse_step", evaluations=back)
+        return Workload(decode=decode)
 
     def rehearsal(self) -> Sequence[Job[Any]]:
         """See `Engine.rehearsal`."""
         blank = np.full((self.model.channels, *self.model.resolution), 128, np.uint8)
+        made = Job("rehearsal", self.model.id, "generate", Generate())
+        if self.options.forward_steps is not None:
+            return [made, Job("rehearsal", self.model.id, "encode", Encode(), images=(blank,))]
         judged = Likelihood(samples=REHEARSED_STEPS)
-        return [
-            Job("rehearsal", self.model.id, "generate", Generate()),
-            Job("rehearsal", self.model.id, "likelihood", judged, images=(blank,)),
-        ]
+        return [made, Job("rehearsal", self.model.id, "likelihood", judged, images=(blank,))]
 
     def prepare(self, jobs: Sequence[Job[Any]]) -> list[Trajectory]:
         """Encode the images that have to be, in one batch, then start each row."""
-        encoded = self._encode([job for job in jobs if job.name != "likelihood"])
+        quick = [job for job in jobs if job.name != "likelihood"]
+        encoded = self._encode(quick) if self.options.forward_steps is None else {}
         return [self._start(job, encoded) for job in jobs]
 
     def step(self, batch: Sequence[Trajectory]) -> None:
-        """The density of every image at one place within its bins."""
+        """One density of every image, or one value more of everything that is found stepwise."""
+        if self.stepwise is not None and batch[0].workload.step != "forward":
+            self._advance(self.stepwise, batch)
+            return
         rows = [t for t in batch if isinstance(t, Judgement)]
-        offsets = torch.stack([self._offsets(t) for t in rows])
-        x = to_bins([t.job.images[0] for t in rows], offsets, self.model.pixel_range)
-        output = self.forward(x=x.to(self.device))
-        log_prior = standard_normal_log_density(output["z"].cpu().double())
-        log_det = output["log_det"].cpu().double().flatten()
-        require_finite(log_prior + log_det)
-        for row, prior, det in zip(rows, log_prior.tolist(), log_det.tolist(), strict=True):
-            row.log_priors.append(prior)
-            row.log_dets.append(det)
+        output = self.forward(x=self._within_bins(rows).to(self.device))
+        self._take(rows, output["z"].cpu(), output["log_det"].cpu().double().flatten())
+        for row in rows:
             row.commit(row.x)
 
     def decode(self, batch: Sequence[Trajectory]) -> list[Result]:
@@ -141,18 +185,87 @@ class FlowEngine(Engine):
         if kind == "likelihood":
             return [self._likelihood(t) for t in batch if isinstance(t, Judgement)]
         if kind == "values":
-            return [
-                Result(
-                    values={
-                        "latents": Latents.from_array(t.x.numpy()).model_dump(),
-                        "kind": "base",
-                    }
-                )
-                for t in batch
-            ]
-        x = self.inverse(z=torch.stack([t.x for t in batch]).to(self.device))["x"]
+            latents = [Latents.from_array(self._latent(t).numpy()).model_dump() for t in batch]
+            return [Result(values={"latents": found, "kind": "base"}) for found in latents]
+        if kind == "found":
+            x = torch.stack([answer(t.x)[0] for t in batch]).view(-1, *self._image_shape())
+        else:
+            x = self.inverse(z=torch.stack([self._latent(t) for t in batch]).to(self.device))["x"]
         pixels = from_bins(x, self.model.pixel_range)
         return [Result(image, {"seed": t.job.seed}) for t, image in zip(batch, pixels, strict=True)]
+
+    def _open_stepwise(self, name: str, evaluations: int) -> Stepwise:
+        """A direction in many evaluations, of as many values as an image has."""
+        found = Stepwise(self.model, name, evaluations, self.device)
+        values = math.prod(self._image_shape())
+        if found.dims != values:
+            raise InvalidNetwork(
+                f"network '{name}' of '{self.model.id}' finds {found.dims} values; its images have "
+                f"{values}"
+            )
+        return found
+
+    def _image_shape(self) -> tuple[int, ...]:
+        return (self.model.channels, *self.model.resolution)
+
+    def _latent_spec(self) -> TensorSpec:
+        if self.options.inverse_steps is None:
+            return self.inverse.inputs["z"]
+        return self.forward.outputs["z"]
+
+    def _advance(self, stepwise: Stepwise, batch: Sequence[Trajectory]) -> None:
+        """One evaluation of the stepwise direction; a judgement begins and ends passes."""
+        places = [t.index % stepwise.evaluations for t in batch]
+        states = [self._state(stepwise, t, place) for t, place in zip(batch, places, strict=True)]
+        found = stepwise.advance(states, places)
+        require_finite(torch.cat(found))
+        pairs = list(zip(batch, places, found, strict=True))
+        done = [
+            (t, state)
+            for t, place, state in pairs
+            if isinstance(t, Judgement) and place == stepwise.evaluations - 1
+        ]
+        if done:
+            last = torch.cat([state for _, state in done])
+            self._take([t for t, _ in done], answer(last), log_determinant(last))
+        for trajectory, _, state in pairs:
+            if isinstance(trajectory, Judgement):
+                trajectory.state = state
+                trajectory.commit(trajectory.x)
+            else:
+                trajectory.commit(state)
+
+    def _state(self, stepwise: Stepwise, trajectory: Trajectory, place: int) -> Tensor:
+        if not isinstance(trajectory, Judgement):
+            return trajectory.x
+        if trajectory.state is None or place == 0:
+            return stepwise.begin(self._within_bins([trajectory]))
+        return trajectory.state
+
+    def _within_bins(self, rows: Sequence[Judgement]) -> Tensor:
+        """Every image at one place within its pixels' bins."""
+        offsets = torch.stack([self._offsets(t) for t in rows])
+        return to_bins([t.job.images[0] for t in rows], offsets, self.model.pixel_range)
+
+    def _take(self, rows: Sequence[Judgement], z: Tensor, log_det: Tensor) -> None:
+        """Keep the terms of one density of every image."""
+        log_prior = standard_normal_log_density(z.double())
+        require_finite(log_prior + log_det)
+        for row, prior, det in zip(rows, log_prior.tolist(), log_det.tolist(), strict=True):
+            row.log_priors.append(prior)
+            row.log_dets.append(det)
+
+    def _latent(self, trajectory: Trajectory) -> Tensor:
+        """The latent of a trajectory whose image is made, or whose images were encoded stepwise."""
+        if not isinstance(trajectory, Unfolding):
+            return trajectory.x
+        found: list[Tensor] = list(answer(trajectory.x).reshape(-1, *self.shape))
+        parameters: Parameters = trajectory.job.parameters
+        if isinstance(parameters, Frames):
+            start, end = found
+            return parameters.between(start, end, trajectory.job.index)
+        (only,) = found
+        return only
 
     def _encode(self, jobs: Sequence[Job[Any]]) -> dict[int, Tensor]:
         places = unique_images(jobs)
@@ -172,6 +285,11 @@ class FlowEngine(Engine):
         if job.name == "likelihood":
             center = torch.full(job.images[0].shape, BIN_CENTER)
             return Judgement(job=job, workload=load, x=center, generator=source)
+        if self.stepwise is not None and load.step == "forward_step":
+            centers = torch.full((len(job.images), *self._image_shape()), BIN_CENTER)
+            images = to_bins(job.images, centers, self.model.pixel_range)
+            state = self.stepwise.begin(images)
+            return Unfolding(job=job, workload=load, x=state, generator=source)
         found = [encoded[id(image)] for image in job.images]
         if isinstance(parameters, Frames):
             start, end = ends(
@@ -185,6 +303,9 @@ class FlowEngine(Engine):
             z = found[0]
         else:
             z = drawn(parameters, self.shape, source)
+        if self.stepwise is not None and load.step == "inverse_step":
+            state = self.stepwise.begin(z[None])
+            return Unfolding(job=job, workload=load, x=state, generator=source)
         return Trajectory(job=job, workload=load, x=z, generator=source)
 
     def _offsets(self, row: Judgement) -> Tensor:

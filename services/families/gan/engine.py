@@ -31,6 +31,7 @@ from services.families.latent import (
     ends,
     generator,
     latent_from,
+    latent_limits,
 )
 
 TRUNCATION_UNIT = 2.0
@@ -54,6 +55,7 @@ class GanEngine(Engine):
             conditioning=("label",) if self.options.labels else ("none",),
             likelihood="none",
             labels=self.options.labels,
+            limits=latent_limits(self.options.latent),
         )
 
     def read_options(self) -> None:

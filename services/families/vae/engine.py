@@ -26,9 +26,15 @@ from services.families.latent import (
     drawn,
     ends,
     generator,
+    latent_limits,
     unique_images,
 )
-from services.families.likelihood import ReferenceSettings, comparable, judged
+from services.families.likelihood import (
+    ReferenceSettings,
+    comparable,
+    judged,
+    reference_set,
+)
 from services.families.vae.parameters import (
     Encode,
     Generate,
@@ -98,7 +104,12 @@ class VaeEngine(Engine):
         """See `Engine.describe`."""
         bounded = "likelihood" in self.operations()
         return self.model_info(
-            conditioning=("none",), likelihood="lower_bound" if bounded else "none"
+            conditioning=("none",),
+            likelihood="lower_bound" if bounded else "none",
+            limits=latent_limits(self.options.latent),
+            reference=reference_set(
+                self.options.reference_log_likelihoods, self.options.reference_settings
+            ),
         )
 
     def operations(self) -> Mapping[str, type[Parameters]]:

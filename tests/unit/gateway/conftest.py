@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 
 from services.core.backend import PoolStatus
-from services.core.errors import ModelNotFound
+from services.core.errors import DocumentNotFound, ModelNotFound
 from services.core.job import (
     Answer,
     Call,
@@ -28,7 +28,7 @@ from services.core.job import (
     Timings,
     Watch,
 )
-from services.core.model import ModelInfo
+from services.core.model import DocumentKind, ModelInfo, ReferenceSet
 from services.core.validation import near
 from services.families import discover
 from services.gateway.app import create_app
@@ -39,6 +39,7 @@ from tests.tiny_models import one_of_each
 
 TIMINGS = Timings(queue=0.001, prepare=0.002, step=0.25, decode=0.004, encode=0.005)
 LATENTS = {"data": base64.b64encode(bytes(8)).decode(), "shape": [2]}
+REFERENCE = ReferenceSet((-300.0, -200.0, -100.0), {"samples": 4})
 LIKELIHOOD = {
     "log_likelihood": -12.5,
     "bits_per_dim": float("inf"),
@@ -83,7 +84,14 @@ class ScriptedBackend:
         self.catalog = {
             info.id: info
             for info in (
-                model("digits-realnvp", "flow", "none", resolution=(8, 8), channels=1),
+                model(
+                    "digits-realnvp",
+                    "flow",
+                    "none",
+                    resolution=(8, 8),
+                    channels=1,
+                    reference=REFERENCE,
+                ),
                 model("shapes-cgan", "gan", "label", labels=labels),
                 model("shapes-ldm", "diffusion", "text"),
                 model("shapes-vae", "vae", "none"),
@@ -96,6 +104,10 @@ class ScriptedBackend:
         self.canceled = 0
         self.device_seconds = 0.0
         self.is_ready = True
+        self.documents = {
+            ("shapes-ldm", "card"): b"# shapes-ldm",
+            ("shapes-ldm", "sheet"): picture(),
+        }
 
     async def run(self, call: Call) -> Answer:
         self.calls.append(call)
@@ -138,6 +150,12 @@ class ScriptedBackend:
             offer = ", ".join(near(name, self.catalog))
             raise ModelNotFound(f"no model of that name; near: {offer}", param="model")
         return self.catalog[name]
+
+    async def document(self, name: str, kind: DocumentKind) -> bytes:
+        found = self.documents.get((name, kind))
+        if found is None:
+            raise DocumentNotFound(f"model '{name}' comes without a {kind}", param="model")
+        return found
 
     async def status(self) -> Sequence[PoolStatus]:
         return [PoolStatus("main", "fused", 1, ("shapes-ldm",), 0.5, 2, 0.01)]

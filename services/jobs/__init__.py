@@ -1,0 +1,1 @@
+"""Work that outlives its request: accepted once, done once, whichever process dies meanwhile."""
