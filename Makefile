@@ -28,8 +28,8 @@ serve: $(VENV)/.serving  ## keep the service up on http://127.0.0.1:8000
 	@$(bin)/atelier serve --config deploy/serve.yaml
 
 test: check  ## every check and every test
-	$(side_by_side) -m "not e2e" --cov --cov-report=
-	$(pytest) -m e2e --cov --cov-append --cov-report=term
+	$(side_by_side) -m "not e2e" --cov --cov-report=term
+	$(pytest) -m e2e
 
 quick: $(VENV)/.developing  ## the tests that take seconds
 	$(side_by_side) -m "not slow and not e2e and not gpu" -q

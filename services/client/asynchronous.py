@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from . import requests
 from .answers import Encodings, Event, Images, Likelihoods, Model, Status
 from .asynchronous_jobs import AsyncJobs
-from .errors import ConnectionFailed, error_of
+from .errors import ConnectionFailed, error_of, held, is_held
 from .requests import Ask, EditOptions, GenerateOptions, ImageSource, LikelihoodOptions
 from .retries import Retries
 from .streams import EventReader
@@ -150,6 +150,9 @@ class AsyncClient:
                     ask.method, ask.path, json=ask.body, headers=ask.headers
                 )
                 response = await self._http.send(request, stream=stream)
+                if is_held(response):
+                    await response.aclose()
+                    raise held(response)
                 if not response.is_error:
                     return response
                 await response.aread()

@@ -70,6 +70,12 @@ class ServerFailed(ApiError):
     """Any other error of the server."""
 
 
+class HeldForReview(ApiError):
+    """202: a policy keeps the answer until a reviewer has decided; ``review`` says where to ask."""
+
+    review: str = ""
+
+
 _KINDS: Mapping[int, type[ApiError]] = {
     400: InvalidRequest,
     413: InvalidRequest,
@@ -83,12 +89,32 @@ _KINDS: Mapping[int, type[ApiError]] = {
     503: Unavailable,
     504: Unavailable,
 }
+HELD_STATUS = 202
+_REVIEWS = "/v1/reviews/"
 _STATUS_OF_CODE: Mapping[str, int] = {
     "canceled": 499,
     "deadline_exceeded": 504,
     "queue_full": 429,
     "unavailable": 503,
 }
+
+
+def is_held(response: httpx.Response) -> bool:
+    """Whether a reviewer decides before there is an answer."""
+    return response.status_code == HELD_STATUS and _REVIEWS in response.headers.get("location", "")
+
+
+def held(response: httpx.Response) -> HeldForReview:
+    """What tells of a held answer."""
+    review = response.headers["location"]
+    error = HeldForReview(
+        f"held for review; ask {review} until a reviewer has decided",
+        status=HELD_STATUS,
+        code="held_for_review",
+        request_id=response.headers.get("x-request-id"),
+    )
+    error.review = review
+    return error
 
 
 def error_of(response: httpx.Response) -> ApiError:

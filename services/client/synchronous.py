@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from . import requests
 from .answers import Encodings, Event, Images, Likelihoods, Model, Status
-from .errors import ConnectionFailed, error_of
+from .errors import ConnectionFailed, error_of, held, is_held
 from .jobs import Jobs
 from .requests import Ask, EditOptions, GenerateOptions, ImageSource, LikelihoodOptions
 from .retries import Retries
@@ -169,6 +169,9 @@ class Client:
                     ask.method, ask.path, json=ask.body, headers=ask.headers
                 )
                 response = self._http.send(request, stream=stream)
+                if is_held(response):
+                    response.close()
+                    raise held(response)
                 if not response.is_error:
                     return response
                 response.read()

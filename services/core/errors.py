@@ -101,6 +101,8 @@ class Withheld(AtelierError):
     crosses a process boundary.
     """
 
+    code = "withheld"
+
     def __init__(
         self,
         message: str,

@@ -49,7 +49,7 @@ _POINTLESS = {
     "preview_every": "a job shows no previews",
     "deadline": "a job has `deadline_seconds` of its own",
 }
-_FILE_OVERHEAD = 4096
+_FILE_OVERHEAD = 16 << 10
 """Bytes by which an image's file may be larger than its pixels."""
 _KEY = re.compile(rf"[\x21-\x7e]{{1,{MOST_KEY_CHARS}}}")
 

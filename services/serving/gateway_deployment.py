@@ -23,6 +23,7 @@ from services.serving.local import local_backend, open_store
 from services.serving.logs import start_logging
 from services.serving.pools import Pools, Route
 from services.serving.process_metrics import ProcessMetrics
+from services.serving.replica_port import stay_on_loopback
 from services.serving.settings import Deployment
 from services.serving.shared_metrics import SharedMetrics, make_folder
 from services.serving.siblings import withdraw_elsewhere
@@ -34,6 +35,7 @@ class GatewayReplica:
 
     def __init__(self, deployment: dict[str, Any], **handles: DeploymentHandle[Any]) -> None:
         """Open the fused pools and reach the others by their handles, keyed by pool name."""
+        stay_on_loopback(os.environ)
         settings = Deployment.model_validate(deployment)
         # Serve adds a request id of its own; where our edge is in place, it keeps ours alone.
         own_id = {"emit_request_id": EDGE_VARIABLE in os.environ}

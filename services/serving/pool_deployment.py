@@ -20,6 +20,7 @@ from services.serving.call_spans import CallSpans
 from services.serving.local import local_backend, open_store
 from services.serving.logs import start_logging
 from services.serving.process_metrics import ProcessMetrics
+from services.serving.replica_port import stay_on_loopback
 from services.serving.settings import Pool
 from services.serving.shared_metrics import make_folder
 from services.serving.tracing import open_tracing
@@ -57,6 +58,7 @@ class PoolReplica:
             limits: for uploaded images.
             seen: the gateway's settings of ``log`` and ``tracing``.
         """
+        stay_on_loopback(os.environ)
         make_folder(os.environ)
         start_logging(LogSettings(**seen["log"]))
         settings = Pool.model_validate(pool)

@@ -96,11 +96,6 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-@pytest.mark.xfail(
-    reason="each replica of Ray Serve 2.60 opens a gRPC server on [::] for calls between "
-    "deployments (ray/serve/_private/replica.py, `_on_initialized`); no setting says otherwise",
-    strict=True,
-)
 def test_from_another_address_nothing_answers_but_the_gateway(town: Town):
     """Attack 24."""
     address = other_address()

@@ -1,12 +1,22 @@
-"""What tests of imported folders share."""
+"""What tests of imported folders share, and that all tests here take their time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.pipeline_shelf import Shelf
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest itself selects by mark
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole pipelines, databases and processes: none of it belongs to the quick tests."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from services.client import (
     Client,
     ConnectionFailed,
     Done,
+    HeldForReview,
     ImageReady,
     InvalidRequest,
     NotFound,
@@ -246,6 +247,17 @@ def test_what_cannot_help_is_not_tried(
         client.generate("tiny-gan")
     assert caught.value.status == status
     assert not flaky.refusals
+
+
+def test_an_answer_that_is_held_for_review_is_typed_and_says_where_to_ask(
+    client: Client, flaky: Flaky
+) -> None:
+    flaky.refusals = [(202, {"location": "/v1/reviews/r1"})] * 2
+    with pytest.raises(HeldForReview, match="/v1/reviews/r1") as caught:
+        client.generate("tiny-gan")
+    assert (caught.value.status, caught.value.review) == (202, "/v1/reviews/r1")
+    with pytest.raises(HeldForReview), client.stream("tiny-gan"):
+        pytest.fail("a held stream was entered")
 
 
 def test_retry_after_is_honoured_and_pauses_double() -> None:

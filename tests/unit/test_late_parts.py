@@ -106,9 +106,9 @@ def test_the_first_of_its_kind_is_admitted_by_a_measured_cost(
     seen: list[Any] = []
     submit = backend.loop.submit
 
-    def noted(*args: Any) -> Any:
+    def noted(*args: Any, **options: Any) -> Any:
         seen.append((model.costs.curve("step", key).points, model.costs.curve("decode", "ode")))
-        return submit(*args)
+        return submit(*args, **options)
 
     backend.loop.submit = noted  # type: ignore[method-assign]
     run(backend.run(judging(**parameters)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import struct
-import time
 import zlib
 from typing import Any
 
@@ -80,9 +79,7 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 def test_bad_body_is_a_typed_4xx(client: Any, backend: Any, name: str) -> None:
     body, status = BODIES[name]
-    begun = time.monotonic()
     answer = client.post("/v1/generate", content=body, headers=JSON)
-    spent = time.monotonic() - begun
     assert answer.status_code == status, answer.text[:300]
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -90,7 +87,6 @@ def test_bad_body_is_a_typed_4xx(client: Any, backend: Any, name: str) -> None:
     assert len(error["message"]) < 1000
     assert answer.headers["x-should-retry"] == "false"
     assert not backend.calls
-    assert spent < 3
     assert client.post("/v1/generate", json=ASK).status_code == 200
 
 
