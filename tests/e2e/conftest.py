@@ -20,7 +20,13 @@ TIGHT_QUEUE_SECONDS = 2.0
 GATEWAYS = 2
 
 APART = [
-    {"name": "default", "placement": "apart", "models": ["*"], "preload": ["*"], "num_cpus": 0.5},
+    {
+        "name": "default",
+        "placement": "apart",
+        "models": ["*"],
+        "preload": ["shapes-ldm", "shapes-cgan", "digits-realnvp"],
+        "num_cpus": 0.5,
+    },
     # A pool of its own, with a queue that is soon full.
     {
         "name": "tight",

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import yaml
 from PIL import Image
 
 from tests.e2e.running import ROOT, Server, free_port, until
@@ -107,9 +108,13 @@ def test_a_service_that_is_killed_goes_on_with_its_jobs_when_it_is_started_again
 
 
 def serve(store: Path, state: Path) -> Server:
-    """``atelier serve`` with a folder for its state that outlives it."""
+    """``atelier serve`` with a folder for its state that outlives it, and no model preloaded."""
+    config = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
+    config["applications"][0]["args"]["pools"][0]["preload"] = []
+    path = state / "serve.yaml"
+    path.write_text(yaml.safe_dump(config))
     port = free_port()
     command = [sys.executable, "-m", "services.cli", "serve", "--port", str(port)]
-    command += ["--config", str(ROOT / "deploy" / "serve.yaml"), "--store", str(store)]
+    command += ["--config", str(path), "--store", str(store)]
     own = {"ATELIER_KEY_FILE": str(state / "keys.json")}
     return Server(command, port=port, environment=own)

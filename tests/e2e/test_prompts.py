@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.asks import shown
 from tests.e2e.running import Server
 
 LONGEST = 2000
@@ -31,15 +32,15 @@ def ask(server: Server, prompt: str, **more: Any) -> httpx.Response:
 )
 def test_what_is_no_word_is_passed_over(server: Server, prompt: str, same_as: str):
     found, expected = (
-        ask(server, text).raise_for_status().json()["data"] for text in (prompt, same_as)
+        shown(ask(server, text).raise_for_status().json()) for text in (prompt, same_as)
     )
     assert found == expected
 
 
 def test_an_empty_prompt_is_none(server: Server):
-    empty = ask(server, "").raise_for_status().json()["data"]
+    empty = shown(ask(server, "").raise_for_status().json())
     body = {"model": "shapes-ldm", "seed": 3, "steps": 2}
-    assert server.post("/v1/generate", body).raise_for_status().json()["data"] == empty
+    assert shown(server.post("/v1/generate", body).raise_for_status().json()) == empty
 
 
 @pytest.mark.parametrize(

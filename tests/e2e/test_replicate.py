@@ -36,6 +36,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Serve
     config = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
     hooks = {"allow_private": True, "first_pause": 0.2}
     config["applications"][0]["args"]["gateway"] = {"webhooks": hooks}
+    config["applications"][0]["args"]["pools"][0]["preload"] = []
     path = tmp_path_factory.mktemp("replicate") / "serve.yaml"
     path.write_text(yaml.safe_dump(config))
     server = atelier_serve(path, store)

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.asks import raw
+from tests.e2e.asks import raw, shown
 from tests.e2e.running import REQUEST_SECONDS, Server, until
 
 EVALUATIONS = "atelier_network_evaluations_total"
@@ -31,7 +31,7 @@ def events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_a_stream_ends_in_the_plain_answer(server: Server):
-    plain = server.post("/v1/generate", ASK).raise_for_status().json()["data"]
+    plain = server.post("/v1/generate", ASK).raise_for_status().json()
     body = {**ASK, "response": "stream", "preview_every": 4}
     with server.client() as client, client.stream("POST", "/v1/generate", json=body) as answer:
         assert answer.status_code == 200
@@ -41,7 +41,7 @@ def test_a_stream_ends_in_the_plain_answer(server: Server):
     assert told[0][0] == "queued"
     assert told[-1][0] == "done"
     images = {data.pop("index"): data for name, data in told if name == "image"}
-    assert [images[0], images[1]] == plain
+    assert shown({"data": [images[0], images[1]]}) == shown(plain)
     assert {(d["index"], d["step"]) for name, d in told if name == "preview"} == {
         (row, step) for row in range(2) for step in (4, 8)
     }
