@@ -109,7 +109,8 @@ def test_which_buckets_there_are(options: dict[str, Any], expected: tuple[int, .
 def test_weights_arrive_whole_through_the_staging_buffers(staging: int) -> None:
     module = seeded(lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Linear(7, 11)))
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    places = {parameter.data_ptr() for parameter in module.parameters()}
+    held = [parameter.data for parameter in module.parameters()]  # so that no address is reused
+    places = {data.data_ptr() for data in held}
     upload(module, CPU, staging_bytes=staging)
     assert places.isdisjoint(parameter.data_ptr() for parameter in module.parameters())
     after = module.state_dict()
