@@ -83,3 +83,31 @@ class Backend(Protocol):
     async def ready(self) -> bool:
         """Whether a call would be taken now."""
         ...
+
+
+class BackendOver:
+    """Base of a backend over another: what is not about calls is the other's answer."""
+
+    def __init__(self, backend: Backend) -> None:
+        """Take the other."""
+        self._backend = backend
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """See `Backend.models`."""
+        return await self._backend.models()
+
+    async def model(self, name: str) -> ModelInfo:
+        """See `Backend.model`."""
+        return await self._backend.model(name)
+
+    async def document(self, name: str, kind: DocumentKind) -> bytes:
+        """See `Backend.document`."""
+        return await self._backend.document(name, kind)
+
+    async def status(self) -> Sequence[PoolStatus]:
+        """See `Backend.status`."""
+        return await self._backend.status()
+
+    async def ready(self) -> bool:
+        """See `Backend.ready`."""
+        return await self._backend.ready()

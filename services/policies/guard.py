@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.core.backend import Backend, PoolStatus
+from services.core.backend import Backend, BackendOver
 from services.core.errors import ContentPolicyViolation, HeldForReview
 from services.core.images import ImageLimits
 from services.core.job import (
@@ -27,7 +26,6 @@ from services.core.job import (
     Task,
     Watch,
 )
-from services.core.model import DocumentKind, ModelInfo
 from services.policies.interface import Action, Decision, strictest
 from services.policies.judging import Count, Judge, texts_of
 from services.policies.loading import BUILT_IN, Factory, load
@@ -38,17 +36,17 @@ MAKING_IMAGES = (Task.GENERATE, Task.EDIT)
 """What policies judge: likelihoods and latents are numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded:
+class Guarded(BackendOver):
     """Implements `services.core.backend.Backend` over another that it keeps from going too far.
 
     A call that is held is worked on as any other; its images then go to the reviewers and not to
     the caller.
     """
 
-    backend: Backend
-    judge: Judge
-    reviews: ReviewStore
+    def __init__(self, backend: Backend, judge: Judge, reviews: ReviewStore) -> None:
+        """Take the other, what judges, and where held images are kept."""
+        super().__init__(backend)
+        self.judge, self.reviews = judge, reviews
 
     async def run(self, call: Call) -> Answer:
         """See `Backend.run`.
@@ -59,9 +57,9 @@ class Guarded:
             ReviewsFull: a reviewer would have to look, and the queue has no room.
         """
         if not self._concerns(call):
-            return await self.backend.run(call)
+            return await self._backend.run(call)
         before = await self._before(call)
-        answer = await self.backend.run(call)
+        answer = await self._backend.run(call)
         files = [item.image for item in answer.items if item.image is not None]
         decision = strictest([before, await self.judge.made(call, files)])
         if decision.action is Action.ALLOW:
@@ -83,7 +81,7 @@ class Guarded:
             HeldForReview: at the end, if anything was held.
         """
         if not self._concerns(call):
-            async with aclosing(self.backend.stream(call, watch)) as events:
+            async with aclosing(self._backend.stream(call, watch)) as events:
                 async for event in events:
                     yield event
             return
@@ -92,7 +90,7 @@ class Guarded:
         kept: list[Item] = []
         decisions: list[Decision] = []
         used, started = 0.0, time.monotonic()
-        async with aclosing(self.backend.stream(call, Watch() if unseen else watch)) as events:
+        async with aclosing(self._backend.stream(call, Watch() if unseen else watch)) as events:
             async for event in events:
                 if isinstance(event, Preview) and unseen:
                     continue
@@ -112,26 +110,6 @@ class Guarded:
         if kept:
             decision = strictest(decisions)
             raise _held(await self._hold(call, kept, decision), decision, used)
-
-    async def models(self) -> Sequence[ModelInfo]:
-        """See `Backend.models`."""
-        return await self.backend.models()
-
-    async def model(self, name: str) -> ModelInfo:
-        """See `Backend.model`."""
-        return await self.backend.model(name)
-
-    async def document(self, name: str, kind: DocumentKind) -> bytes:
-        """See `Backend.document`."""
-        return await self.backend.document(name, kind)
-
-    async def status(self) -> Sequence[PoolStatus]:
-        """See `Backend.status`."""
-        return await self.backend.status()
-
-    async def ready(self) -> bool:
-        """See `Backend.ready`."""
-        return await self.backend.ready()
 
     def _concerns(self, call: Call) -> bool:
         return call.task in MAKING_IMAGES and self.judge.concerns(call.model)

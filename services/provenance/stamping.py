@@ -6,7 +6,7 @@ import asyncio
 import io
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import numpy as np
 from PIL import Image
 
-from services.core.backend import Backend, PoolStatus
+from services.core.backend import Backend, BackendOver
 from services.core.errors import ProvenanceFailure
 from services.core.images import encode
 from services.core.job import (
@@ -32,7 +32,7 @@ from services.core.job import (
     Task,
     Watch,
 )
-from services.core.model import DocumentKind, ModelInfo
+from services.core.model import ModelInfo
 from services.provenance.containers import with_metadata
 from services.provenance.credentials import UNTRUSTED, Credentials, load_credentials
 from services.provenance.labels import labels_for
@@ -161,7 +161,7 @@ def pixels_of(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-class Stamped:
+class Stamped(BackendOver):
     """Implements `services.core.backend.Backend` over another: what leaves it bears its origin.
 
     Previews do not: they are no results, and each is gone when the next one comes. Neither do the
@@ -170,7 +170,8 @@ class Stamped:
 
     def __init__(self, backend: Backend, stamp: Stamp) -> None:
         """Take the backend that makes the images."""
-        self._backend, self._stamp = backend, stamp
+        super().__init__(backend)
+        self._stamp = stamp
         self._digests: dict[str, str] = {}
 
     async def run(self, call: Call) -> Answer:
@@ -218,27 +219,11 @@ class Stamped:
                     continue
                 yield event
 
-    async def models(self) -> Sequence[ModelInfo]:
-        """See `Backend.models`."""
-        return await self._backend.models()
-
     async def model(self, name: str) -> ModelInfo:
         """See `Backend.model`. Whoever calls a model looks it up first, so its digest is known."""
-        found = await self._backend.model(name)
+        found = await super().model(name)
         self._digests[name] = found.digest
         return found
-
-    async def document(self, name: str, kind: DocumentKind) -> bytes:
-        """See `Backend.document`."""
-        return await self._backend.document(name, kind)
-
-    async def status(self) -> Sequence[PoolStatus]:
-        """See `Backend.status`."""
-        return await self._backend.status()
-
-    async def ready(self) -> bool:
-        """See `Backend.ready`."""
-        return await self._backend.ready()
 
     def _concerns(self, call: Call) -> bool:
         return call.task in _MAKES_IMAGES and (call.provenance or self._stamp.marks)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from opentelemetry.trace import NoOpTracer, Tracer
 
-from services.core.backend import Backend, PoolStatus
+from services.core.backend import Backend, BackendOver
 from services.core.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -37,7 +37,6 @@ from services.core.job import (
     Timings,
     Watch,
 )
-from services.core.model import DocumentKind, ModelInfo
 from services.core.trace_context import Carrier, carrier_of, child_span
 
 T = TypeVar("T")
@@ -90,12 +89,13 @@ class _Stages:
         )
 
 
-class Cascades:
+class Cascades(BackendOver):
     """Implements `services.core.backend.Backend` over another, and answers `cascade` itself."""
 
     def __init__(self, backend: Backend, tracer: Tracer | None = None) -> None:
         """Take the backend that has the models, and what makes a span of each stage."""
-        self._backend, self._tracer = backend, tracer or NoOpTracer()
+        super().__init__(backend)
+        self._tracer = tracer or NoOpTracer()
 
     async def run(self, call: Call) -> Answer:
         """See `Backend.run`."""
@@ -182,26 +182,6 @@ class Cascades:
         attributes = {"atelier.model": enlarger or call.model}
         with child_span(self._tracer, name, call.trace, attributes) as span:
             yield carrier_of(span)
-
-    async def models(self) -> Sequence[ModelInfo]:
-        """See `Backend.models`."""
-        return await self._backend.models()
-
-    async def model(self, name: str) -> ModelInfo:
-        """See `Backend.model`."""
-        return await self._backend.model(name)
-
-    async def document(self, name: str, kind: DocumentKind) -> bytes:
-        """See `Backend.document`."""
-        return await self._backend.document(name, kind)
-
-    async def status(self) -> Sequence[PoolStatus]:
-        """See `Backend.status`."""
-        return await self._backend.status()
-
-    async def ready(self) -> bool:
-        """See `Backend.ready`."""
-        return await self._backend.ready()
 
     async def _enlarging(self, calls: dict[int, Call]) -> AsyncGenerator[tuple[int, Event], None]:
         """The events of several calls as they come, each with its row; the first error ends all."""
