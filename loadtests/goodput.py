@@ -25,9 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests import hardware
+from loadtests.arrivals import poisson
 from loadtests.peers.servers import Body, Server, servers
 from loadtests.service import ROOT
-from loadtests.traffic import STEPS, Request, mixed, poisson
+from loadtests.traffic import STEPS, Request, mixed
 
 FACTOR = 5.0
 SHARE = 0.99

@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from loadtests.arrivals import poisson
 from loadtests.gpu_models import GUIDANCE, PlainPipeline
-from loadtests.traffic import poisson
 from services.core.job import Call, Job, Task
 from services.runtime.loop import Loop
 from services.runtime.registry import LoadedModel

@@ -1,4 +1,4 @@
-"""The mixed diffusion traffic of the goodput benchmark, and when it arrives."""
+"""The mixed diffusion traffic of the goodput benchmark."""
 
 from __future__ import annotations
 
@@ -52,15 +52,3 @@ def mixed(count: int, seed: int) -> list[Request]:
         )
         for _ in range(count)
     ]
-
-
-def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    """Arrival times of a Poisson process, in seconds from its start.
-
-    The same seed gives the same unit-rate process at every rate, stretched.
-    """
-    draw = random.Random(seed)
-    times, now = [], 0.0
-    while (now := now + draw.expovariate(1.0) / rate) < seconds:
-        times.append(now)
-    return times
