@@ -29,7 +29,7 @@ serve: $(VENV)/.serving  ## keep the service up on http://127.0.0.1:8000
 
 test: check  ## every check and every test
 	$(side_by_side) -m "not e2e" --cov --cov-report=term
-	$(pytest) -m e2e
+	$(pytest) -n 2 --dist loadgroup -m e2e
 
 quick: $(VENV)/.developing  ## the tests that take seconds
 	$(side_by_side) -m "not slow and not e2e and not gpu" -q

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tarfile
@@ -161,7 +162,9 @@ def axe(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -
             pytest.skip(f"npm cannot fetch axe-core: {packed.stderr[-300:]}")
         with tarfile.open(next(folder.glob("*.tgz"))) as archive:
             member = archive.extractfile(AXE_FILE)
-            kept.write_bytes(member.read() if member else b"")
+            fetched = kept.with_suffix(f".{os.getpid()}")
+            fetched.write_bytes(member.read() if member else b"")
+            fetched.replace(kept)  # whole or not at all: others may read it now
     source = kept.read_bytes()
     assert hashlib.sha256(source).hexdigest() == AXE_SHA256
     return source.decode()

@@ -205,12 +205,14 @@ class Server:
         self.folder.with_suffix(".log").unlink(missing_ok=True)
 
 
-def atelier_serve(config: Path, store: Path) -> Server:
+def atelier_serve(
+    config: Path, store: Path, environment: Mapping[str, str] | None = None
+) -> Server:
     """``atelier serve`` on a free port."""
     port = free_port()
     command = [sys.executable, "-m", "services.cli", "serve", "--config", str(config)]
     command += ["--port", str(port), "--store", str(store)]
-    return Server(command, port=port)
+    return Server(command, port=port, environment=environment)
 
 
 class Servers:

@@ -5,42 +5,28 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
-import yaml
 from huggingface_hub import InferenceClient
 from PIL import Image
 
 from services.provenance.inspection import Inspection, inspect
 from services.provenance.record import COMPOSED, GENERATED
-from tests.e2e.running import ROOT, Server, atelier_serve, until
+from tests.e2e.running import Server, until
 
 ASK = {"model": "shapes-ldm", "prompt": "a large red star on black", "seed": 7, "steps": 4}
 FAST = {"model": "shapes-cgan", "label": "star", "seed": 7}
 
-
-@pytest.fixture(scope="module")
-def signing(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the default config, which loads models when they are first asked for."""
-    config = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
-    for pool in config["applications"][0]["args"]["pools"]:
-        pool["preload"] = []
-    path = tmp_path_factory.mktemp("signing") / "serve.yaml"
-    path.write_text(yaml.safe_dump(config))
-    server = atelier_serve(path, store)
-    yield server
-    server.stop()
+pytestmark = pytest.mark.parametrize("server", ["fused"], indirect=True)
 
 
 @pytest.fixture
-def read(signing: Server) -> Any:
+def read(server: Server) -> Any:
     """Reads an image as somebody who trusts the server's development certificate."""
-    anchor = (signing.folder / "provenance" / "development-ca.pem").read_bytes()
+    anchor = (server.folder / "provenance" / "development-ca.pem").read_bytes()
     return lambda data: inspect(data, [anchor])
 
 
@@ -66,8 +52,8 @@ def assert_generated(found: Inspection, model: str) -> None:
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
-def test_raw_images(signing: Server, read: Any, image_format: str) -> None:
-    with signing.client() as client:
+def test_raw_images(server: Server, read: Any, image_format: str) -> None:
+    with server.client() as client:
         headers = {"accept": f"image/{image_format}"}
         data = client.post("/v1/generate", json=FAST, headers=headers).content
     assert_generated(read(data), "shapes-cgan")
@@ -77,8 +63,8 @@ def test_raw_images(signing: Server, read: Any, image_format: str) -> None:
         assert read(changed).manifest.verdict == "invalid", part
 
 
-def test_json_answers_streams_and_what_makes_an_image_again(signing: Server, read: Any) -> None:
-    with signing.client() as client:
+def test_json_answers_streams_and_what_makes_an_image_again(server: Server, read: Any) -> None:
+    with server.client() as client:
         made = images_of(client.post("/v1/generate", json={**ASK, "n": 2}))
         for one in made:
             assert_generated(read(one), "shapes-ldm")
@@ -100,8 +86,8 @@ def test_json_answers_streams_and_what_makes_an_image_again(signing: Server, rea
     assert np.array_equal(pixels(bare_image), pixels(made[0]))
 
 
-def test_an_edit_names_its_image_and_keeps_its_manifest(signing: Server, read: Any) -> None:
-    with signing.client() as client:
+def test_an_edit_names_its_image_and_keeps_its_manifest(server: Server, read: Any) -> None:
+    with server.client() as client:
         (first,) = images_of(client.post("/v1/generate", json=ASK))
         stranger = io.BytesIO()
         Image.fromarray(pixels(first)).save(stranger, "JPEG")
@@ -117,22 +103,22 @@ def test_an_edit_names_its_image_and_keeps_its_manifest(signing: Server, read: A
             assert source.problems == ()
 
 
-def test_the_clients_of_others_get_signed_images(signing: Server, read: Any) -> None:
-    with openai.OpenAI(base_url=f"{signing.url}/v1", api_key="none") as client:
+def test_the_clients_of_others_get_signed_images(server: Server, read: Any) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         answer = client.images.generate(
             model="shapes-cgan", prompt="a star", n=2, extra_body={"seed": 7}
         )
     for one in answer.data or []:
         assert_generated(read(base64.b64decode(one.b64_json or "")), "shapes-cgan")
-    with signing.client() as raw:
+    with server.client() as raw:
         answer = raw.post("/hf/shapes-cgan/text-to-image", json={"inputs": "a star"})
     assert_generated(read(answer.content), "shapes-cgan")
-    hugging_face = InferenceClient(f"{signing.url}/hf/shapes-cgan/text-to-image")
+    hugging_face = InferenceClient(f"{server.url}/hf/shapes-cgan/text-to-image")
     assert "parameters" in hugging_face.text_to_image("a star").info
 
 
-def test_a_job_leaves_signed_images(signing: Server, read: Any) -> None:
-    with signing.client() as client:
+def test_a_job_leaves_signed_images(server: Server, read: Any) -> None:
+    with server.client() as client:
         asked = client.post("/v1/jobs", json={"task": "generate", "request": {**FAST, "n": 2}})
         assert asked.status_code == 202, asked.text
         place = asked.headers["location"]
@@ -148,18 +134,18 @@ def test_a_job_leaves_signed_images(signing: Server, read: Any) -> None:
             assert_generated(read(client.get(entry["url"]).content), "shapes-cgan")
 
 
-def test_status_tells(signing: Server) -> None:
-    told = signing.get("/v1/status")["provenance"]
+def test_status_tells(server: Server) -> None:
+    told = server.get("/v1/status")["provenance"]
     assert (told["enabled"], told["certificate"]) == (True, "development")
 
 
-def test_the_key_is_nobody_elses_and_in_no_log(signing: Server) -> None:
-    file = signing.folder / "provenance" / "development.pem"
+def test_the_key_is_nobody_elses_and_in_no_log(server: Server) -> None:
+    file = server.folder / "provenance" / "development.pem"
     assert (file.stat().st_mode & 0o777) == 0o600
     _, _, key = file.read_text().partition("-----BEGIN PRIVATE KEY-----\n")
     secret = key.splitlines()[0]
-    logs = [path for path in signing.folder.rglob("*.log") if path.is_file()]
-    logs += [path for path in signing.folder.rglob("*.err") if path.is_file()]
-    said = signing.said() + "".join(path.read_text(errors="replace") for path in logs)
+    logs = [path for path in server.folder.rglob("*.log") if path.is_file()]
+    logs += [path for path in server.folder.rglob("*.err") if path.is_file()]
+    said = server.said() + "".join(path.read_text(errors="replace") for path in logs)
     assert said
     assert secret not in said

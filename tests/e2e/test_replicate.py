@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import replicate
-import yaml
 from replicate.exceptions import ReplicateError
 from replicate.helpers import FileOutput
 from replicate.webhook import Webhooks
@@ -22,7 +21,7 @@ from standardwebhooks import Webhook
 
 from services.client import Client
 from tests.e2e.asks import pixels, png
-from tests.e2e.running import ROOT, Server, atelier_serve, until
+from tests.e2e.running import Server, until
 
 MODEL = "atelier/shapes-ldm"
 ASKED = {"prompt": "a large red star on black", "seed": 7, "steps": 4}
@@ -30,23 +29,12 @@ LONG = {**ASKED, "steps": 900, "n": 4}
 PATIENCE = 120.0
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Server]:
-    """A server that delivers webhooks to this machine."""
-    config = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
-    hooks = {"allow_private": True, "first_pause": 0.2}
-    config["applications"][0]["args"]["gateway"] = {"webhooks": hooks}
-    config["applications"][0]["args"]["pools"][0]["preload"] = []
-    path = tmp_path_factory.mktemp("replicate") / "serve.yaml"
-    path.write_text(yaml.safe_dump(config))
-    server = atelier_serve(path, store)
-    yield server
-    server.stop()
+pytestmark = pytest.mark.parametrize("server", ["fused"], indirect=True)
 
 
 @pytest.fixture
-def client(own: Server) -> replicate.Client:
-    found = replicate.Client(api_token="anybody", base_url=own.url)
+def client(server: Server) -> replicate.Client:
+    found = replicate.Client(api_token="anybody", base_url=server.url)
     found.poll_interval = 0.1
     return found
 
@@ -83,15 +71,15 @@ def receiver() -> Iterator[Receiver]:
     server.server_close()
 
 
-def native(own: Server, **body: Any) -> list[Any]:
-    answer = own.post("/v1/generate", {"model": "shapes-ldm", **body}).raise_for_status().json()
+def native(server: Server, **body: Any) -> list[Any]:
+    answer = server.post("/v1/generate", {"model": "shapes-ldm", **body}).raise_for_status().json()
     return [pixels(base64.b64decode(entry["b64_json"])).tolist() for entry in answer["data"]]
 
 
-def test_run_gives_the_pixels_of_the_native_route(client: replicate.Client, own: Server):
+def test_run_gives_the_pixels_of_the_native_route(client: replicate.Client, server: Server):
     files = client.run(MODEL, input={**ASKED, "n": 2})
     assert all(isinstance(file, FileOutput) for file in files)
-    assert [pixels(file.read()).tolist() for file in files] == native(own, n=2, **ASKED)
+    assert [pixels(file.read()).tolist() for file in files] == native(server, n=2, **ASKED)
 
 
 def test_an_image_goes_in(client: replicate.Client):
@@ -136,9 +124,9 @@ def test_a_webhook_arrives_though_its_receiver_failed_once(
         assert (told["id"], told["status"]) == (prediction.id, "succeeded")
 
 
-def test_a_bulk_job_becomes_a_dataset(own: Server, tmp_path: Path):
+def test_a_bulk_job_becomes_a_dataset(server: Server, tmp_path: Path):
     grid = {"label": [0, 1], "truncation": [0.7, 1.0]}
-    with Client(own.url) as ours:
+    with Client(server.url) as ours:
         job = ours.jobs.submit("bulk", "shapes-cgan", grid=grid, n=3, seed=5, shard_size=5)
         done = ours.jobs.wait(job, timeout=PATIENCE)
         places = ours.jobs.download(done, tmp_path)
