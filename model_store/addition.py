@@ -24,11 +24,13 @@ from model_store.limits import StoreLimits
 from model_store.manifest import Manifest, NetworkFiles, OnnxFile, is_model_id
 from model_store.networks.binding import Bound, Declared, bind_inputs, bind_outputs
 from model_store.networks.component_opening import prompt_encoder_of
+from model_store.networks.export_choice import open_export
+from model_store.networks.export_loading import declare
 from model_store.networks.graph import GraphTensor
+from model_store.networks.hardware import Export, Hardware
 from model_store.networks.image_layout import Frame
 from model_store.networks.measurements import Measurements
 from model_store.networks.onnx_description import declared_rows, graph_inputs
-from model_store.networks.opening import Export, Hardware, declare, open_export
 from model_store.networks.signatures import SIGNATURES
 from model_store.plain_files import digest
 from model_store.reading import DraftedFiles

@@ -26,6 +26,12 @@ def check_onnx(name: str, data: bytes, limits: StoreLimits) -> onnx.ModelProto:
         InvalidNetwork: it is no ONNX file, or over a limit.
     """
     model = parse_onnx(name, data)
+    check_graph(name, model, limits)
+    return model
+
+
+def check_graph(name: str, model: onnx.ModelProto, limits: StoreLimits) -> None:
+    """Refuse a parsed graph for what `check_onnx` would refuse its file for."""
     _check_nodes(name, model, limits)
     for count, tensor in enumerate(tensors_of(model), start=1):
         if count > limits.tensors:
@@ -35,7 +41,6 @@ def check_onnx(name: str, data: bytes, limits: StoreLimits) -> onnx.ModelProto:
                 f"'{name}' keeps tensor '{tensor.name[:64]}' in another file; only "
                 "`atelier models add` on the folder folds such files in"
             )
-    return model
 
 
 def parse_onnx(name: str, data: bytes) -> onnx.ModelProto:

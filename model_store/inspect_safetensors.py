@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,26 @@ _MAX_RANK = 16
 Shapes = dict[str, tuple[int, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor lies in its file.
+
+    Attributes:
+        dtype: its type, as safetensors names it.
+        shape: its shape.
+        begin: place of its first byte, counted from the start of the file.
+        end: place after its last byte.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+StoredTensors = dict[str, StoredTensor]
+
+
 def check_safetensors(name: str, data: bytes, limits: StoreLimits) -> Shapes:
     """The shapes of a file's tensors, once its header has proved sound.
 
@@ -33,6 +54,11 @@ def check_safetensors(name: str, data: bytes, limits: StoreLimits) -> Shapes:
         InvalidNetwork: it is no safetensors file, over a limit, or its tensors are duplicate,
             overlapping, out of range or of an unknown type.
     """
+    return _shapes(stored_tensors(name, data, limits))
+
+
+def stored_tensors(name: str, data: bytes, limits: StoreLimits) -> StoredTensors:
+    """Where a file's tensors lie, once its header has proved sound; see `check_safetensors`."""
     return _checked(name, data, len(data), limits)
 
 
@@ -48,32 +74,34 @@ def check_safetensors_file(name: str, path: Path, limits: StoreLimits) -> Shapes
         start = file.read(LENGTH_BYTES)
         length = min(int.from_bytes(start, "little"), limits.header_bytes)
         start += file.read(max(length, _LEAST_BYTES))
-    return _checked(name, start, path.stat().st_size, limits)
+    return _shapes(_checked(name, start, path.stat().st_size, limits))
 
 
-def _checked(name: str, data: bytes, size: int, limits: StoreLimits) -> Shapes:
+def _shapes(tensors: StoredTensors) -> Shapes:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _checked(name: str, data: bytes, size: int, limits: StoreLimits) -> StoredTensors:
     """Check a file of ``size`` bytes by its start, which holds the header."""
     refuse_unsafe(name, data)
     try:
-        return _shapes(data, size, limits)
+        return _tensors(data, size, limits)
     except (ValueError, RecursionError) as error:
         if data[:1] == b"\x80":
             raise UnsafeModel(f"'{name}' starts like a pickle: never loaded") from error
         raise InvalidNetwork(f"'{name}' is no sound safetensors file: {error}") from error
 
 
-def _shapes(data: bytes, size: int, limits: StoreLimits) -> Shapes:
+def _tensors(data: bytes, size: int, limits: StoreLimits) -> StoredTensors:
     header, body = _header(data, size, limits)
     entries = {key: value for key, value in header.items() if key != "__metadata__"}
     if len(entries) > limits.tensors:
         raise ValueError(f"{len(entries)} tensors; at most {limits.tensors} are taken")
-    shapes: Shapes = {}
-    ranges = []
-    for tensor, entry in entries.items():
-        shapes[tensor], begin, end = _tensor(tensor, entry, body)
-        ranges.append((begin, end, tensor))
-    _refuse_gaps(sorted(ranges), body)
-    return shapes
+    start = size - body
+    tensors = {name: _tensor(name, entry, start, body) for name, entry in entries.items()}
+    ranges = [(tensor.begin, tensor.end, name) for name, tensor in tensors.items()]
+    _refuse_gaps(sorted(ranges), start, size)
+    return tensors
 
 
 def _header(data: bytes, size: int, limits: StoreLimits) -> tuple[dict[str, Any], int]:
@@ -97,7 +125,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _tensor(name: str, entry: Any, body: int) -> tuple[tuple[int, ...], int, int]:
+def _tensor(name: str, entry: Any, start: int, body: int) -> StoredTensor:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor '{name}' lacks dtype, shape or data_offsets")
     shape, offsets = entry["shape"], entry["data_offsets"]
@@ -112,7 +140,7 @@ def _tensor(name: str, entry: Any, body: int) -> tuple[tuple[int, ...], int, int
         raise ValueError(f"tensor '{name}' lies outside the file")
     if (end - begin) * 8 != math.prod(shape) * _BITS[entry["dtype"]]:
         raise ValueError(f"tensor '{name}' has {end - begin} bytes, which its shape does not")
-    return tuple(shape), begin, end
+    return StoredTensor(entry["dtype"], tuple(shape), start + begin, start + end)
 
 
 def _naturals(values: Any) -> bool:
@@ -121,13 +149,13 @@ def _naturals(values: Any) -> bool:
     return all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
 
 
-def _refuse_gaps(ranges: list[tuple[int, int, str]], body: int) -> None:
-    reached = 0
+def _refuse_gaps(ranges: list[tuple[int, int, str]], start: int, size: int) -> None:
+    reached = start
     for begin, end, name in ranges:
         if begin < reached:
             raise ValueError(f"tensor '{name}' overlaps another")
         if begin > reached:
             raise ValueError(f"{begin - reached} bytes before tensor '{name}' belong to nothing")
         reached = end
-    if reached != body:
-        raise ValueError(f"{body - reached} bytes at the end belong to nothing")
+    if reached != size:
+        raise ValueError(f"{size - reached} bytes at the end belong to nothing")

@@ -25,8 +25,9 @@ from model_store.networks.adaptable import DENOISER, AdaptableNetwork
 from model_store.networks.component_classes import NETWORKS
 from model_store.networks.component_files import MAX_CONFIG_BYTES, read_config
 from model_store.networks.components import load_network
+from model_store.networks.export_choice import open_export
+from model_store.networks.hardware import Hardware
 from model_store.networks.measurements import Measurements
-from model_store.networks.opening import Hardware, open_export
 from model_store.plain_files import digest, read_plain
 from model_store.reading import StoredFiles
 from model_store.store import Store

@@ -1,7 +1,8 @@
 """The factor classifier that reads what a made shape shows.
 
-It is trained apart from every generator (`model_store.recipes.shapes_classifier`) and kept beside
-this module, so a number on a card can be measured again.
+It is trained apart from every generator (`model_store.recipes.shapes_classifier`), so a number on a
+card can be measured again. Policies can use it too: its weights are those of the built-in model
+`shapes-classifier`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model_store.architectures import build
+from model_store.store import CLASSIFIERS
 
-WEIGHTS = Path(__file__).parent / "shapes_classifier.safetensors"
+NAME = "shapes-classifier"
+WEIGHTS = CLASSIFIERS / NAME / "classifier.safetensors"
+METRICS = Path(__file__).parent / "shapes_classifier.json"
 FACTORS = ("shape", "color", "background", "size", "vertical", "horizontal")
 BATCH = 256
 CONFIG: dict[str, Any] = {

@@ -12,10 +12,11 @@ import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from model_store.architectures import build
+from model_store.export.sharing import share_weights
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -108,19 +109,39 @@ def load_module(network: NetworkExport, folder: Path) -> nn.Module:
 def export(network: NetworkExport, folder: Path) -> float:
     """Write both files of a network and prove them equal; of a closed form, the one it has.
 
+    The graph takes its weights from the safetensors file (`model_store.export.sharing`), so the two
+    belong together; what is proven is the graph as it is served.
+
     Returns:
         The largest absolute difference between the two over random inputs.
 
     Raises:
-        ParityError: the difference is above `TOLERANCE`.
+        ParityError: the difference is above `TOLERANCE`, or the folder has other weights already.
     """
     if network.closed_form:
         save_file(single_precision(network.module), folder / network.safetensors_file)
         return 0.0
-    save_file(half_precision(network.module), folder / network.safetensors_file)
+    weights = save(half_precision(network.module))
+    write_weights(folder / network.safetensors_file, weights)
     module = load_module(network, folder)
-    (folder / network.onnx_file).write_bytes(to_onnx(network, module).SerializeToString())
+    model = to_onnx(network, module)
+    share_weights(model, weights, network.safetensors_file)
+    (folder / network.onnx_file).write_bytes(model.SerializeToString())
     return check_parity(network, folder)
+
+
+def write_weights(path: Path, weights: bytes) -> None:
+    """Write a safetensors file, unless a network that shares it has written it before.
+
+    Raises:
+        ParityError: there is one with other content, to which a graph may refer.
+    """
+    if path.exists() and path.read_bytes() != weights:
+        raise ParityError(
+            f"'{path.name}' is there with other weights, to which a graph may refer; networks that "
+            "share a file must have the same, and a new export needs an empty folder"
+        )
+    path.write_bytes(weights)
 
 
 def to_onnx(network: NetworkExport, module: nn.Module) -> onnx.ModelProto:
@@ -147,7 +168,11 @@ def to_onnx(network: NetworkExport, module: nn.Module) -> onnx.ModelProto:
 
 
 def strip_metadata(model: onnx.ModelProto) -> None:
-    """Remove what an exporter notes down about the machine and the source it ran from."""
+    """Remove what an exporter notes down about the machine and the source it ran from.
+
+    The shapes of what is computed on the way stay: onnxruntime chooses its fusions by them, and
+    without them a graph's outputs differ in the last bits.
+    """
     for part in (model, model.graph, *model.graph.node, *model.graph.initializer):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
@@ -160,18 +185,21 @@ def store_in_half(model: onnx.ModelProto) -> None:
     """Store large float32 initialisers as float16 with a cast back to float32 behind each.
 
     The file halves; onnxruntime folds the casts when it loads the graph, so that it computes in
-    float32. Lossless for weights that are float16 numbers already.
+    float32. Nothing is lost: what is no float16 number stays as it is, such as a convolution's
+    weights that the exporter has folded a normalization into.
     """
     casts = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if tensor.data_type != TensorProto.FLOAT or values.size <= SMALLEST_HALF:
             continue
+        halves = values.astype(np.float16)
+        if not np.array_equal(halves.astype(np.float32), values):
+            continue
         name = tensor.name
-        half = numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
-        tensor.CopyFrom(half)
+        tensor.CopyFrom(numpy_helper.from_array(halves, f"{name}.half"))
         casts.append(
-            helper.make_node("Cast", [half.name], [name], f"{name}.cast", to=TensorProto.FLOAT)
+            helper.make_node("Cast", [tensor.name], [name], f"{name}.cast", to=TensorProto.FLOAT)
         )
     nodes = [*casts, *model.graph.node]
     model.graph.ClearField("node")

@@ -73,10 +73,15 @@ def publish(package: Package, catalog: Path = CATALOG) -> Path:
         for file in folder.iterdir():
             file.chmod(0o644)
         target = catalog / package.id
-        if target.exists():
-            shutil.rmtree(target)
-        folder.rename(target)
+        put_in_place(folder, target)
     return target
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Move a whole folder to where an older one may be, which goes."""
+    if target.exists():
+        shutil.rmtree(target)
+    folder.rename(target)
 
 
 def fill(package: Package, folder: Path) -> None:

@@ -59,8 +59,31 @@ _PREDICTIONS = tuple(
 
 SIGNATURES: Mapping[tuple[str, str], Signature] = MappingProxyType(
     {
-        ("gan", "generator"): _DECODER,
+        ("gan", "generator"): Signature(
+            (
+                _Z,
+                _LABEL,
+                Port("category", Kind.LABEL, required=False, named=True),
+                Port("continuous", Kind.LATENT, required=False, named=True),
+            ),
+            (_IMAGE,),
+        ),
+        ("gan", "encoder"): _ENCODER,
+        ("gan", "critic"): Signature((_IMAGE,), (Port("realness", Kind.NUMBER),)),
+        ("gan", "recognition"): Signature(
+            (_IMAGE,),
+            (
+                Port("category_logits", Kind.LATENT, required=False, named=True),
+                Port("continuous_mean", Kind.LATENT, required=False, named=True),
+                Port("continuous_log_variance", Kind.LATENT, required=False, named=True),
+            ),
+        ),
         ("vae", "encoder"): _ENCODER,
+        ("vae", "deterministic_encoder"): Signature((_IMAGE,), (_Z,)),
+        ("vae", "hierarchical_encoder"): Signature(
+            (_IMAGE, Port("noise", Kind.LATENT)),
+            (_Z, Port("mean", Kind.LATENT), Port("log_variance", Kind.LATENT)),
+        ),
         ("vae", "decoder"): _DECODER,
         ("flow", "forward"): Signature(
             (Port("x", Kind.IMAGE), _LABEL), (_Z, Port("log_det", Kind.NUMBER))
@@ -88,6 +111,21 @@ SIGNATURES: Mapping[tuple[str, str], Signature] = MappingProxyType(
             (Port("x", Kind.LATENT), Port("t", Kind.TIME), Port("enlarged", Kind.LATENT)),
             _PREDICTIONS,
         ),
+        ("translation", "generator"): Signature((Port("source", Kind.LATENT),), (_IMAGE,)),
+        ("autoregressive", "transformer"): Signature(
+            (
+                Port("token", Kind.LABEL, named=True),
+                Port("position", Kind.LABEL, named=True),
+                Port("tokens", Kind.TOKENS),
+                Port("cache", Kind.LATENT),
+            ),
+            (
+                Port("logits", Kind.LATENT, named=True),
+                Port("entry", Kind.LATENT, named=True),
+            ),
+        ),
+        ("autoregressive", "encoder"): Signature((_IMAGE,), (Port("scores", Kind.LATENT),)),
+        ("autoregressive", "decoder"): Signature((Port("codes", Kind.TOKENS),), (_IMAGE,)),
         ("diffusion", "encoder"): _ENCODER,
         ("diffusion", "decoder"): _DECODER,
     }

@@ -52,10 +52,18 @@ def test_weights_are_stored_in_half_precision(exported):
             assert tensor.data_type != TensorProto.FLOAT, tensor.name
 
 
-def test_a_graph_is_one_file_with_logical_names_and_a_dynamic_batch(exported):
+def test_a_graph_takes_its_weights_from_the_file_beside_it(exported):
     network, folder, _ = exported
     model = onnx.load(folder / network.onnx_file, load_external_data=False)
-    assert not any(onnx.external_data_helper.uses_external_data(t) for t in model.graph.initializer)
+    outside = [t for t in model.graph.initializer if t.external_data]
+    held = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    assert outside
+    assert all(t.external_data[0].value == network.safetensors_file for t in outside)
+    assert held < 0.2 * (folder / network.safetensors_file).stat().st_size
+
+
+def test_a_graph_has_logical_names_and_a_dynamic_batch(exported):
+    network, folder, _ = exported
     session = open_session(folder / network.onnx_file)
     assert [i.name for i in session.get_inputs()] == ["image"]
     assert [o.name for o in session.get_outputs()] == ["mean", "log_variance"]

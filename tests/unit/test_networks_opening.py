@@ -12,11 +12,11 @@ import torch
 import yaml
 from torch import nn
 
-from model_store import architectures
+from model_store import architectures, shared_weights
 from model_store.addition import add_model
 from model_store.inspect_safetensors import check_safetensors
 from model_store.limits import StoreLimits
-from model_store.networks import opening
+from model_store.networks import export_choice, export_loading
 from model_store.networks.measurements import Measurements, default_path
 from model_store.networks.opening import open_model
 from model_store.networks.torch_graph import load_module
@@ -106,8 +106,8 @@ def test_a_changed_file_is_not_opened(
     def reached(*_: Any, **__: Any) -> None:
         raise RuntimeError("a changed file was opened")
 
-    monkeypatch.setattr(opening, "check_onnx", reached)
-    monkeypatch.setattr(opening, "OnnxGraph", reached)
+    monkeypatch.setattr(shared_weights, "parse_onnx", reached)
+    monkeypatch.setattr(export_loading, "OnnxGraph", reached)
     with pytest.raises(IntegrityFailure):
         open_model(store, "my-gan", CPU, threads=2, measurements=measured)
 
@@ -122,7 +122,7 @@ def test_of_two_exports_the_faster_is_taken_and_remembered(
         asked.append(network.backend)
         return 1.0 if network.backend.startswith("torch") else 2.0
 
-    monkeypatch.setattr(opening, "seconds_of", torch_is_faster)
+    monkeypatch.setattr(export_choice, "seconds_of", torch_is_faster)
 
     def backend(**choice: Any) -> str:
         model = open_model(store, "my-gan", CPU, threads=2, measurements=measured, **choice)

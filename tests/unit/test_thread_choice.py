@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model_store.addition import add_model
-from model_store.networks import opening, thread_choice
+from model_store.networks import export_choice, export_loading, thread_choice
 from model_store.networks.measurements import Measurements
 from model_store.networks.opening import open_model
 from model_store.networks.thread_choice import Trial, try_threads
@@ -148,9 +148,9 @@ def test_a_trial_is_remembered_unless_the_machine_was_busy(
         chosen.append(threads)
         return opened_graph(*given, threads=threads, **named)
 
-    opened_graph = opening.OnnxGraph
-    monkeypatch.setattr(opening, "OnnxGraph", graph)
-    monkeypatch.setattr(opening, "try_threads", counted)
+    opened_graph = export_loading.OnnxGraph
+    monkeypatch.setattr(export_loading, "OnnxGraph", graph)
+    monkeypatch.setattr(export_choice, "try_threads", counted)
     choice(store, measured, 2)
     assert chosen[-1] == 1
     choice(store, measured, 2)
@@ -171,7 +171,7 @@ def test_with_one_thread_there_is_nothing_to_try(
     def never(*_: Any) -> Trial:
         raise AssertionError("a trial was begun")
 
-    monkeypatch.setattr(opening, "try_threads", never)
+    monkeypatch.setattr(export_choice, "try_threads", never)
     choice(store, Measurements(None, CPU, 1), 1)
 
 

@@ -19,10 +19,12 @@ from model_store.limits import StoreLimits
 from model_store.manifest import TorchOptions
 from model_store.networks.batch_buckets import BatchBuckets
 from model_store.networks.component_opening import prompt_encoder_of
+from model_store.networks.export_choice import open_export
 from model_store.networks.exported_network import ExportedNetwork
 from model_store.networks.graph import GraphTensor
+from model_store.networks.hardware import Hardware
 from model_store.networks.measurements import Measurements
-from model_store.networks.opening import Hardware, open_export, open_model, torch_options
+from model_store.networks.opening import open_model, torch_options
 from model_store.networks.torch_graph import TorchGraph, bucket_sizes
 from model_store.networks.upload import placed, upload
 from model_store.reading import DraftedFiles
