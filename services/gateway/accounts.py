@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from services.core.errors import HeldForReview, Withheld
 from services.core.job import Call
-from services.policies.interface import Action
+from services.policies.interface import Action, Decision
 from services.policies.judging import texts_of
 
 MOST_TEXT = 8000
@@ -25,6 +25,7 @@ class Account:
         decision: the strictest of any policy.
         policy: the rule that decided, where it was not to allow.
         review: the id of the review that came of it.
+        job: the id of the job that came of it.
         texts: what was asked for in words, by field.
     """
 
@@ -34,6 +35,7 @@ class Account:
     decision: str = Action.ALLOW.value
     policy: str = ""
     review: str = ""
+    job: str = ""
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def asked(self, call: Call) -> None:
@@ -44,6 +46,10 @@ class Account:
         if self.seed is None and isinstance(seed, int):
             self.seed = seed
         self.texts = self.texts or _cut(texts_of(call.parameters))
+
+    def foreseen(self, decision: Decision) -> None:
+        """Note what the policies say of work that is to be done later."""
+        self.decision, self.policy = decision.action.value, decision.policy
 
     def withheld(self, error: Withheld) -> None:
         """Note that a policy kept something back."""

@@ -61,7 +61,14 @@ class ImagesAnswer(BaseModel):
 
 
 class ImageLikelihood(BaseModel):
-    """One image's likelihood; ``log_likelihood`` in nats."""
+    """One image's likelihood; ``log_likelihood`` in nats.
+
+    ``percentile`` is its place among the model's reference set: below 1 the image is
+    ``anomalous``. Likelihoods prefer simple images, so there is also one from which that is taken
+    out: ``corrected_bits_per_dim`` is ``bits_per_dim`` less ``complexity_bits_per_dim``, what a
+    lossless compressor needs (Serra et al., 2020), with its own percentile, of which the lowest are
+    anomalous too. ``posterior`` is how probable each class or component of a density is.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -72,6 +79,11 @@ class ImageLikelihood(BaseModel):
     terms: dict[str, Any] | None = None
     percentile: float | None = None
     anomalous: bool | None = None
+    complexity_bits_per_dim: float | None = None
+    corrected_bits_per_dim: float | None = None
+    corrected_percentile: float | None = None
+    corrected_anomalous: bool | None = None
+    posterior: dict[str, float] | None = None
 
 
 class LikelihoodAnswer(BaseModel):
@@ -83,11 +95,23 @@ class LikelihoodAnswer(BaseModel):
 
 
 class EncodedImage(BaseModel):
-    """One image's latents."""
+    """What a model's networks read in one image: most of them its latents.
+
+    ``x-gives`` of the model's ``encode`` says what else, or instead. ``category`` and
+    ``continuous`` are codes that a generator of codes takes again. ``realness`` is a critic's score
+    of how real the image looks to it: no likelihood, and comparable under this one critic alone;
+    ``realness_percentile`` is its place among those of held-out images.
+    """
 
     model_config = ConfigDict(extra="allow")
 
-    latents: Latents
+    latents: Latents | None = None
+    category: int | None = None
+    category_probabilities: list[float] | None = None
+    continuous: list[float] | None = None
+    continuous_std: list[float] | None = None
+    realness: float | None = None
+    realness_percentile: float | None = None
 
 
 class EncodeAnswer(BaseModel):

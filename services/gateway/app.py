@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse
 
 from services.core.backend import Backend
+from services.core.decoder import Decoder
 from services.gateway.audit_log import AuditLog
 from services.gateway.auditing import Audit
 from services.gateway.auth import ApiKeys
@@ -19,6 +20,7 @@ from services.gateway.errors import install_error_handlers
 from services.gateway.exchange import Gateway, InFlight, Withdraw, nowhere
 from services.gateway.health import health_routes, status_routes
 from services.gateway.huggingface import huggingface_routes
+from services.gateway.job_auditing import audit_ends
 from services.gateway.jobs import charge_owner, job_routes, life_of
 from services.gateway.metering import Meter
 from services.gateway.metrics import GatewayMetrics
@@ -48,7 +50,7 @@ VERSION = "1"
 DESCRIPTION = "Generation, editing and likelihood from trained image generators."
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - each is a decision of its own, made by the caller
     backend: Backend,
     settings: GatewaySettings,
     *,
@@ -58,6 +60,7 @@ def create_app(
     tracer: Tracer | None = None,
     policies: Mapping[str, Factory] = BUILT_IN,
     make_jobs: Callable[[Backend], Jobs] | None = None,
+    decoder: Decoder | None = None,
 ) -> FastAPI:
     """Build the application.
 
@@ -70,6 +73,7 @@ def create_app(
         tracer: makes a span of each request; none are made when absent.
         policies: what the settings' rules may use, besides what is plugged in.
         make_jobs: gives the jobs whose work a backend does; without it there are none.
+        decoder: of uploaded images, where policies look at them; in this process when absent.
     """
     stamp = open_stamp(settings.provenance, settings.provenance_folder)
     if stamp is not None:
@@ -80,7 +84,7 @@ def create_app(
         settings.policies,
         settings.key_path.parent,
         count=metrics.decided,
-        limits=settings.image_limits,
+        decoder=decoder or Decoder(settings.image_limits),
         factories=policies,
     )
     audit = AuditLog(settings.audit_folder, settings.audit) if settings.audit.enabled else None
@@ -95,6 +99,7 @@ def create_app(
         elsewhere,
         provenance=OFF if stamp is None else stamp.status,
         jobs=jobs,
+        foresee=policed.foresee,
     )
     app = DescribedApp(
         title="Atelier",
@@ -124,6 +129,8 @@ def create_app(
     app.include_router(openai_image_routes(gateway, keys))
     app.include_router(request_routes(gateway, keys))
     if jobs is not None:
+        if audit is not None:
+            audit_ends(jobs, audit)
         charge_owner(gateway)
         hooks = webhooks_of(jobs, settings.webhooks)
         app.include_router(job_routes(gateway, keys))

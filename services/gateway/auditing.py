@@ -121,6 +121,7 @@ class _Answer:
             "decision": account.decision,
             "policy": account.policy,
             "review": account.review,
+            "job": account.job,
             "status": status,
             "device_seconds": round(exchange.device_seconds or 0.0, 6),
         }

@@ -16,6 +16,7 @@ from services.core.validation import explain
 from services.gateway.exchange import Exchange, Gateway, exchange_of
 from services.gateway.intake import Payload, find_model, parse
 from services.gateway.job_plans import Sent, check_body, image_file_bytes, job_terms, priority_of
+from services.gateway.job_policies import judge_bulk
 from services.gateway.limits import check_limits, check_size
 from services.gateway.schemas import GenerateRequest
 from services.gateway.settings import GatewaySettings
@@ -46,6 +47,7 @@ async def plan_bulk(gateway: Gateway, request: Request, sent: Sent) -> JobReques
         Forbidden: the key may not do this, or not with this model.
         InvalidParameter: a field is wrong; the message says of which combination.
         TooLarge: there are more samples than one job may have.
+        ContentPolicyViolation: a policy refuses what is asked for in any of them.
         AtelierError: as POST /v1/generate.
     """
     exchange, settings = exchange_of(request), gateway.settings
@@ -72,6 +74,7 @@ async def plan_bulk(gateway: Gateway, request: Request, sent: Sent) -> JobReques
         **job_terms(gateway, sent.asked, priority),
     )
     check_body(gateway, job)
+    await judge_bulk(gateway, exchange, asked, model=model.id, samples=samples)
     return job
 
 

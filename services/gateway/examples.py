@@ -66,6 +66,14 @@ EDIT: Examples = {
         "seed": 7,
     },
     "reconstruct": {"model": "shapes-vae", "operation": "reconstruct", "image": SAMPLE_IMAGE},
+    "traverse": {
+        "model": "shapes-vae",
+        "operation": "traverse",
+        "latent_index": 0,
+        "range": [-2, 2],
+        "n": 5,
+        "seed": 7,
+    },
 }
 
 LIKELIHOOD: Examples = {

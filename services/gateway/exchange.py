@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.types import Scope
 
 from services.core.backend import Backend
-from services.core.job import Timings
+from services.core.job import Call, Timings
 from services.core.trace_context import Carrier
 from services.gateway.accounts import Account
 from services.gateway.callers import ANYBODY, Caller
@@ -21,6 +21,7 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.quotas import Level
 from services.gateway.settings import GatewaySettings
 from services.jobs.interface import Jobs
+from services.policies.interface import ALLOWED, Decision
 from services.provenance.stamping import OFF, ProvenanceStatus
 
 STATE_KEY = "exchange"
@@ -28,6 +29,9 @@ NO_TASK = "none"
 
 Withdraw = Callable[[str, str], Awaitable[bool]]
 """`InFlight.withdraw`, wherever the request is being answered."""
+
+Foresee = Callable[[Call], Awaitable[Decision]]
+"""`services.policies.guard.Guarded.foresee`."""
 
 
 @dataclass(slots=True)
@@ -118,13 +122,18 @@ async def nowhere(request_id: str, owner: str) -> bool:  # noqa: ARG001 - a `Wit
     return False
 
 
+async def allowed(call: Call) -> Decision:  # noqa: ARG001 - a `Foresee`
+    """For a gateway without policies: whatever is asked for may be made."""
+    return ALLOWED
+
+
 @dataclass(frozen=True, slots=True)
 class Gateway:
     """What every route needs: the backend, settings, metrics, quotas, and who is being answered.
 
     ``elsewhere`` withdraws a request that another replica of the gateway is answering;
     ``provenance`` is what images say of where they come from; ``jobs`` are there unless switched
-    off.
+    off; ``foresee`` judges what is to be made later.
     """
 
     backend: Backend
@@ -135,6 +144,7 @@ class Gateway:
     elsewhere: Withdraw = nowhere
     provenance: ProvenanceStatus = OFF
     jobs: Jobs | None = None
+    foresee: Foresee = allowed
 
     @property
     def durable(self) -> Jobs:

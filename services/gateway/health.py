@@ -13,7 +13,7 @@ from services.core.errors import Unavailable
 from services.gateway.answers import json_response
 from services.gateway.auth import ApiKeys
 from services.gateway.exchange import Gateway, exchange_of
-from services.gateway.job_metrics import jobs_page
+from services.gateway.job_metrics import job_series
 from services.gateway.openapi import documented, guarded
 
 
@@ -81,12 +81,18 @@ def health_routes(gateway: Gateway) -> APIRouter:
         "/metrics",
         summary="Prometheus metrics",
         operation_id="metrics",
-        responses={200: {"description": "Prometheus text.", "content": {"text/plain": {}}}},
+        responses={
+            200: {
+                "description": "Every series, of all replicas of this machine.",
+                "content": {"text/plain": {}, "application/openmetrics-text": {}},
+            }
+        },
         response_class=Response,
     )
-    async def metrics() -> Response:
-        page, media_type = gateway.metrics.render()
-        page += await jobs_page(gateway.jobs)
+    async def metrics(request: Request) -> Response:
+        """Who takes OpenMetrics gets exemplars too: the id of a trace behind each latency."""
+        accept, jobs = request.headers.get("accept", ""), await job_series(gateway.jobs)
+        page, media_type = gateway.metrics.render(accept, jobs)
         return Response(page, headers={"content-type": media_type})
 
     return router

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from services.core.errors import AtelierError
+from services.core.errors import AtelierError, HeldForReview
 from services.gateway.answers import stage_seconds
 from services.gateway.envelopes import envelope
-from services.gateway.errors import status_of
+from services.gateway.errors import review_of, status_of
 from services.gateway.streams import Frame
 from services.jobs.words import Artefact, JobRecord, JobStatus, ResultItem
 
@@ -124,7 +124,10 @@ def _artefact(job_id: str, file: Artefact) -> dict[str, Any]:
 def _envelope(record: JobRecord) -> dict[str, Any]:
     failure = record.failure or AtelierError("the job was canceled")
     code = failure.code if record.status is JobStatus.FAILED else JobStatus.CANCELED.value
-    return envelope(status_of(failure), failure.message, code, failure.param)
+    said = envelope(status_of(failure), failure.message, code, failure.param)
+    if isinstance(failure, HeldForReview):
+        said["error"]["review"] = review_of(failure)
+    return said
 
 
 def _error(record: JobRecord) -> Any:

@@ -17,6 +17,7 @@ from services.core.model import ModelInfo
 from services.gateway.callers import weight_of
 from services.gateway.exchange import Exchange, Gateway, exchange_of
 from services.gateway.intake import Payload, build_call, find_model, parse, read_payload
+from services.gateway.job_policies import judge_call
 from services.gateway.job_schemas import JobSubmission
 from services.gateway.limits import check_size
 from services.gateway.negotiation import expected_images
@@ -112,6 +113,7 @@ async def plan(gateway: Gateway, request: Request, sent: Sent) -> JobRequest:
     Raises:
         Forbidden: the key may not do this, or not with this model.
         InvalidParameter: a field is wrong, or above what settings or key allow.
+        ContentPolicyViolation: a policy refuses what is asked for.
         AtelierError: as the task's own route.
     """
     exchange, asked = exchange_of(request), sent.asked
@@ -134,6 +136,7 @@ async def plan(gateway: Gateway, request: Request, sent: Sent) -> JobRequest:
         **job_terms(gateway, asked, priority),
     )
     check_body(gateway, job)
+    await judge_call(gateway, exchange, call)
     return job
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.gateway.answers import ErrorDetail, StageTimings
+from services.gateway.review_schemas import ReviewPlace
 
 TaskName = Literal["generate", "edit", "likelihood", "encode"]
 StatusName = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -63,6 +64,12 @@ class JobArtefact(BaseModel):
     sha256: str
 
 
+class JobFailure(ErrorDetail):
+    """Why a job failed; ``review`` is there where a policy holds what it made."""
+
+    review: ReviewPlace | None = None
+
+
 class JobObject(BaseModel):
     """A job. Times are seconds since 1970.
 
@@ -91,7 +98,7 @@ class JobObject(BaseModel):
     request: dict[str, Any]
     data: list[dict[str, Any]] | None
     artefacts: list[JobArtefact]
-    error: ErrorDetail | None
+    error: JobFailure | None
     timings: StageTimings | None
     device_seconds: float
 

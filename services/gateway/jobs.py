@@ -17,13 +17,20 @@ from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.intake import find_model
 from services.gateway.job_answers import JOBS_PATH, etag_of, job_json, saved_name, url_of
 from services.gateway.job_events import open_job_stream
-from services.gateway.job_plans import plan, read_submission
+from services.gateway.job_plans import Sent, plan, read_submission
 from services.gateway.job_schemas import JobList, JobObject, JobSubmission, StatusName
 from services.gateway.openapi import CALL_ERRORS, documented, errors_of, guarded, request_body
 from services.gateway.quotas import Quota
 from services.jobs.bulk import BULK
 from services.jobs.interface import Jobs
-from services.jobs.words import JobChange, JobQuery, JobRecord, JobStatus
+from services.jobs.words import (
+    JobChange,
+    JobQuery,
+    JobRecord,
+    JobRequest,
+    JobStatus,
+    Submitted,
+)
 
 JobId = Annotated[
     str,
@@ -45,6 +52,20 @@ def job_response(gateway: Gateway, record: JobRecord, status: int = 200) -> Resp
     response = json_response(job_json(record), headers)
     response.status_code = status
     return response
+
+
+async def accept(gateway: Gateway, request: Request, job: JobRequest, sent: Sent) -> Submitted:
+    """Accept a job that was planned, unless its owner has used up what the key may use.
+
+    Raises:
+        QuotaExceeded: so it is.
+        AtelierError: as `services.jobs.interface.Jobs.submit`.
+    """
+    exchange = exchange_of(request)
+    await gateway.meter.check(exchange)
+    done = await gateway.durable.submit(job, idempotency_key=sent.key, fingerprint=sent.fingerprint)
+    exchange.account.job = done.record.id
+    return done
 
 
 def life_of(jobs: Jobs) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -92,9 +113,13 @@ def job_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
     async def submit(request: Request) -> Response:
         """Take what a native route would do as a durable job.
 
-        The request is checked in full before it is accepted. From then on the job survives the
-        death of any process, and comes to one end. With the header ``Idempotency-Key`` it can be
-        sent again safely: the same key and body give the same job for 24 hours.
+        The request is checked in full before it is accepted, by the policies too. From then on the
+        job survives the death of any process, and comes to one end. With the header
+        ``Idempotency-Key`` it can be sent again safely: the same key and body give the same job
+        for 24 hours.
+
+        What a policy holds is made, and then kept for a reviewer: such a job ends as `failed` with
+        `held_for_review`, and its error says where to ask what became of it.
 
         The task ``bulk`` makes thousands of images as a labelled dataset: `request` is a model, a
         grid of values or a list of requests, and a number of seeds. The result lists tar files in
@@ -103,8 +128,7 @@ def job_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
         sent = await read_submission(gateway, request)
         planned = plan_bulk if sent.asked.task == BULK else plan
         job = await planned(gateway, request, sent)
-        await gateway.meter.check(exchange_of(request))
-        done = await jobs.submit(job, idempotency_key=sent.key, fingerprint=sent.fingerprint)
+        done = await accept(gateway, request, job, sent)
         response = job_response(gateway, done.record, 202)
         response.headers["location"] = url_of(done.record.id)
         if done.replayed:

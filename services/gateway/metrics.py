@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Histogram,
+    Metric,
     generate_latest,
     multiprocess,
 )
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from services.gateway.exemplars import Exemplars
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -40,6 +48,7 @@ class GatewayMetrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._traced = Exemplars("atelier_request_seconds", ("route", "model"), SECONDS)
         self._rejected = Counter(
             "atelier_rejected_total",
             "Requests refused, by error code.",
@@ -65,10 +74,14 @@ class GatewayMetrics:
         """Count what a policy decided: allow, hold, refuse, or that it failed."""
         self._decisions.labels(policy, decision).inc()
 
-    def answered(self, *, route: str, model: str, task: str, code: int, seconds: float) -> None:
-        """Count one finished exchange."""
+    def answered(
+        self, *, route: str, model: str, task: str, code: int, seconds: float, trace_id: str = ""
+    ) -> None:
+        """Count one finished exchange; its trace, where one is kept, is found by its latency."""
         self._requests.labels(route, model, task, str(code)).inc()
         self._seconds.labels(route, model).observe(seconds)
+        if trace_id:
+            self._traced.note((route, model), seconds, trace_id)
 
     def rejected(self, reason: str) -> None:
         """Count a refusal by its error code."""
@@ -78,10 +91,29 @@ class GatewayMetrics:
         """Count a withdrawn call."""
         self._canceled.labels(where).inc()
 
-    def render(self) -> tuple[bytes, str]:
-        """The text page and its content type; of all processes where they share a directory."""
+    def render(self, accept: str = "", more: Sequence[Metric] = ()) -> tuple[bytes, str]:
+        """The page and its content type; of all processes where they share a directory.
+
+        Args:
+            accept: what the scraper takes; exemplars are shown to those who take OpenMetrics.
+            more: series that are made for this page alone.
+        """
         registry = self.registry
         if os.environ.get(MULTIPROCESS_VARIABLE):
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        page = _Page(chain(self._traced.beside(iter(registry.collect())), more))
+        if openmetrics.CONTENT_TYPE_LATEST.partition(";")[0] in accept.lower():
+            return openmetrics.generate_latest(page), openmetrics.CONTENT_TYPE_LATEST  # type: ignore[no-untyped-call]
+        return generate_latest(page), CONTENT_TYPE_LATEST
+
+
+@dataclass(frozen=True, slots=True)
+class _Page(Collector):
+    """What is written down, which is asked for once."""
+
+    metrics: Iterator[Metric]
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector.collect`."""
+        return self.metrics

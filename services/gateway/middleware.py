@@ -120,7 +120,12 @@ class Observation:
         route = getattr(scope.get("route"), "path", "unmatched")
         seconds = exchange.elapsed()
         self._metrics.answered(
-            route=route, model=exchange.model, task=exchange.task, code=status, seconds=seconds
+            route=route,
+            model=exchange.model,
+            task=exchange.task,
+            code=status,
+            seconds=seconds,
+            trace_id=_sampled(exchange),
         )
         _LOG.log(
             logging.DEBUG if scope["path"] in PROBES else logging.INFO,
@@ -147,6 +152,12 @@ def _place(exchange: Exchange) -> Mapping[str, str]:
     if not span.is_valid:
         return {}
     return {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
+
+
+def _sampled(exchange: Exchange) -> str:
+    """The id of the trace that an exchange is seen in; empty where nobody keeps it."""
+    span = named_by(exchange.trace)
+    return format_trace_id(span.trace_id) if span.trace_flags.sampled else ""
 
 
 def _complete_headers(headers: MutableHeaders, exchange: Exchange) -> None:

@@ -127,7 +127,12 @@ def native_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
         openapi_extra=request_body(EncodeRequest, json=ENCODE, form=ENCODE),
     )
     async def encode(request: Request) -> Response:
-        """Latents as base64 float32 with their shape; generate and edit take them again."""
+        """Latents as base64 float32 with their shape; generate and edit take them again.
+
+        A model whose generator takes codes gives the codes that it reads, which generate takes
+        again. One with a critic gives ``realness``, the critic's score: no likelihood, for a GAN
+        has no density. ``x-gives`` of the model's ``encode`` says what there is.
+        """
         return await _examine(gateway, request, EncodeRequest, Task.ENCODE)
 
     return router

@@ -22,6 +22,7 @@ from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.intake import Payload, parse, read_json
 from services.gateway.job_plans import Sent, fingerprint, idempotency_key, plan
 from services.gateway.job_schemas import JobSubmission
+from services.gateway.jobs import accept
 from services.gateway.openapi import CALL_ERRORS, documented, errors_of, guarded, request_body
 from services.gateway.prediction_answers import (
     MARK,
@@ -137,8 +138,7 @@ async def _create(gateway: Gateway, request: Request, model: str | None) -> Resp
     if target is not None:
         check_webhook(target, settings.webhooks)
     job = replace(job, webhook=target, shown={**job.shown, MARK: base})
-    await gateway.meter.check(exchange_of(request))
-    done = await gateway.durable.submit(job, idempotency_key=key, fingerprint=sent.fingerprint)
+    done = await accept(gateway, request, job, sent)
     seconds = seconds_to_wait(request.headers.get("prefer", ""))
     record = await _awaited(gateway, done.record, seconds)
     body = await _shown(gateway, record, base, waited=seconds > 0)

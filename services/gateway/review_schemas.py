@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.gateway.answers import GeneratedImage
-from services.policies.reviews import ReviewStatus
+from services.policies.review_words import ReviewStatus
 
 
 class ReviewPlace(BaseModel):

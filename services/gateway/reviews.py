@@ -17,7 +17,8 @@ from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.intake import Payload, parse, read_json
 from services.gateway.openapi import documented, errors_of, guarded, request_body
 from services.gateway.review_schemas import ReviewDecision, ReviewEntry, ReviewList
-from services.policies.reviews import MOST_LISTED, Review, ReviewStatus, ReviewStore
+from services.policies.review_words import Review, ReviewStatus
+from services.policies.reviews import MOST_LISTED, ReviewStore
 
 TASK = "review"
 """How requests that decide are counted and written down."""

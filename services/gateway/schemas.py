@@ -30,6 +30,17 @@ Factors = Annotated[
 Codes = Annotated[
     list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1, max_length=65536)
 ]
+Category = Annotated[
+    int, Field(ge=0, le=2**31, description="The categorical code, for models that learned one.")
+]
+Continuous = Annotated[
+    list[float],
+    Field(
+        min_length=1,
+        max_length=1024,
+        description="The continuous codes, for models that learned some.",
+    ),
+]
 Steps = Annotated[int, Field(ge=1, description="Network evaluations from noise to image.")]
 Number = Annotated[int, Field(ge=1, description="How many images; image i uses seed + i.")]
 Guidance = Annotated[float, Field(ge=0, le=100, description="1 means no guidance.")]
@@ -79,6 +90,7 @@ Operation = Literal[
     "reconstruct",
     "denoise",
     "invert",
+    "traverse",
 ]
 
 
@@ -134,6 +146,8 @@ class ImageRequest(CallRequest):
     """What every call that makes images has."""
 
     codes: Codes | None = None
+    category: Category | None = None
+    continuous: Continuous | None = None
     negative_prompt: str | None = None
     n: Number | None = None
     steps: Steps | None = None
@@ -183,6 +197,19 @@ class ImageRequest(CallRequest):
     ) = None
     truncation: Annotated[float, Field(ge=0, le=10)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    temperatures: (
+        Annotated[
+            list[Annotated[float, Field(ge=0, le=10)]],
+            Field(min_length=1, max_length=64, description="One for each level, top down."),
+        ]
+        | None
+    ) = None
+    top_k: (
+        Annotated[int, Field(ge=0, le=1 << 16, description="Models of codes: 0 is all.")] | None
+    ) = None
+    top_p: Annotated[float, Field(gt=0, le=1, description="Models of codes: 1 is all.")] | None = (
+        None
+    )
     size: Size | None = None
     output_format: ImageFormat | None = None
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
@@ -220,6 +247,24 @@ class EditRequest(ImageRequest):
     mask: ImageText | None = None
     seeds: Annotated[list[Seed], Field(min_length=2, max_length=2)] | None = None
     latents: Latents | Annotated[list[Latents], Field(min_length=1, max_length=2)] | None = None
+    latent_index: Annotated[int, Field(ge=0)] | None = None
+    code: (
+        Annotated[str, Field(max_length=64, description="Traverse: which code varies.")] | None
+    ) = None
+    range: (
+        Annotated[
+            list[float],
+            Field(min_length=2, max_length=2, description="Traverse: first and last value."),
+        ]
+        | None
+    ) = None
+    values: (
+        Annotated[
+            list[float],
+            Field(min_length=1, max_length=64, description="Traverse: one image for each."),
+        ]
+        | None
+    ) = None
     fractions: Annotated[list[Fraction], Field(min_length=1, max_length=64)] | None = None
     strength: Fraction | None = None
     spherical: bool | None = None
@@ -237,6 +282,10 @@ class EditRequest(ImageRequest):
         | None
     ) = None
     sample: bool | None = None
+    levels: (
+        Annotated[int, Field(ge=1, le=64, description="Reconstruct: levels read from the image.")]
+        | None
+    ) = None
 
 
 class LikelihoodRequest(CallRequest):

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.core.errors import InvalidParameter
 from services.core.images import ImageLimits
+from services.core.isolated_decoder import DecodingSettings
 from services.core.logs import LogSettings
 from services.gateway.audit_log import AuditSettings, default_folder
 from services.gateway.keys import default_key_file, read_key_file
@@ -113,6 +114,8 @@ class GatewaySettings(BaseSettings):
     came by default."""
     webhooks: WebhookSettings = WebhookSettings()
     """Who is told of jobs: ``ATELIER_WEBHOOKS__ENABLED`` and so on."""
+    decoding: DecodingSettings = DecodingSettings()
+    """The processes that decode uploaded images: ``ATELIER_DECODING__PROCESSES`` and so on."""
     jobs: JobSettings = JobSettings()
     """Work that outlives its request: ``ATELIER_JOBS__ENABLED`` and so on."""
 

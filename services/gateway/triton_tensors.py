@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,9 +76,15 @@ def _image(model: ModelInfo) -> TensorKind:
     return TensorKind("image", "UINT8", (ANY, ANY, ANY, model.channels))
 
 
+def _images_of(schema: Mapping[str, Any]) -> Sequence[int]:
+    """The fewest and the most images that come with an operation."""
+    found: Sequence[int] = schema.get("x-images", (0, 0))
+    return found
+
+
 def inputs_of(model: ModelInfo) -> tuple[TensorKind, ...]:
     """Every tensor that a model can be given; which of them depends on what is asked for."""
-    images = set(model.operations) - {Task.GENERATE.value, "interpolate"}
+    images = any(most for _, most in map(_images_of, model.operations.values()))
     draws = model.operations.get(Task.GENERATE.value, {}).get("properties", {})
     return (
         *(_LABELS if "label" in model.conditioning else ()),

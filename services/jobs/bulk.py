@@ -17,7 +17,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from services.core.backend import Backend
-from services.core.errors import AtelierError, Canceled, EngineFailure, QueueFull, Unavailable
+from services.core.errors import (
+    AtelierError,
+    Canceled,
+    EngineFailure,
+    QueueFull,
+    Unavailable,
+    Withheld,
+)
 from services.core.errors import from_json as error_from_json
 from services.core.job import Answer, Call, Encoding, Item, Task, Timings
 from services.jobs.bulk_plan import BulkPlan, BulkRequest, Sample
@@ -143,6 +150,8 @@ class BulkRunner:
             except _LATER as error:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 await asyncio.sleep(min(error.retry_after or pause, LONGEST_PAUSE))
+            except Withheld as error:  # it was worked on all the same
+                return Made(sample, error=_short(error), device_seconds=error.device_seconds)
             except AtelierError as error:
                 return Made(sample, error=_short(error))
             else:

@@ -64,6 +64,11 @@ def outcome_json(outcome: Outcome, artefacts: Mapping[int, Artefact]) -> str:
     )
 
 
+def spent_json(device_seconds: float) -> str:
+    """What a job that failed used of the device."""
+    return dumps({"device_seconds": device_seconds})
+
+
 def record_of(row: RowMapping) -> JobRecord:
     """The record in a row of ``atelier_jobs``."""
     request = json.loads(row["request"])

@@ -14,11 +14,12 @@ from services.core.errors import (
     EngineFailure,
     QueueFull,
     Unavailable,
+    Withheld,
 )
 from services.jobs.artefacts import ArtefactStore, artefact_name, input_name
 from services.jobs.interface import Runner
 from services.jobs.lifecycle import Claim, Ending, Lifecycle, too_late
-from services.jobs.rows import outcome_json
+from services.jobs.rows import outcome_json, spent_json
 from services.jobs.words import Artefact, JobRecord, JobStatus, digest_of
 
 _LATER = (QueueFull, Unavailable, Canceled)
@@ -201,6 +202,8 @@ class Worker:
             except _LATER as error:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 await asyncio.sleep(min(error.retry_after or pause, _LONGEST_PAUSE))
+            except Withheld as error:  # it was worked on all the same
+                return Ending(JobStatus.FAILED, spent_json(error.device_seconds), error=error)
             except AtelierError as error:
                 return Ending(JobStatus.FAILED, error=error)
             except Exception:  # noqa: BLE001 - a bug must end its job, not the worker

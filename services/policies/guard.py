@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from services.core.backend import Backend, BackendOver
+from services.core.decoder import Decoder
 from services.core.errors import ContentPolicyViolation, HeldForReview
-from services.core.images import ImageLimits
 from services.core.job import (
     Answer,
     Call,
@@ -26,10 +26,11 @@ from services.core.job import (
     Task,
     Watch,
 )
-from services.policies.interface import Action, Decision, strictest
+from services.policies.interface import ALLOWED, Action, Decision, strictest
 from services.policies.judging import Count, Judge, texts_of
 from services.policies.loading import BUILT_IN, Factory, load
-from services.policies.reviews import Held, Review, ReviewStore
+from services.policies.review_words import Held, Review
+from services.policies.reviews import ReviewStore
 from services.policies.settings import PoliciesSettings
 
 MAKING_IMAGES = (Task.GENERATE, Task.EDIT)
@@ -68,6 +69,15 @@ class Guarded(BackendOver):
             raise _refusal(decision, answer.device_seconds)
         review = await self._hold(call, answer.items, decision)
         raise _held(review, decision, answer.device_seconds)
+
+    async def foresee(self, call: Call) -> Decision:
+        """Judge a call that is to be made later, as it will be judged before its work.
+
+        Raises:
+            ContentPolicyViolation: a policy refuses what is asked for.
+            ReviewsFull: a reviewer would have to look, and the queue has no room.
+        """
+        return await self._before(call) if self._concerns(call) else ALLOWED
 
     async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
         """See `Backend.stream`.
@@ -147,7 +157,7 @@ def guarded(
     folder: Path,
     *,
     count: Count,
-    limits: ImageLimits,
+    decoder: Decoder,
     factories: Mapping[str, Factory] = BUILT_IN,
 ) -> Guarded:
     """A backend behind the policies that the settings name; one that is guarded stays as it is.
@@ -157,7 +167,7 @@ def guarded(
         settings: the rules.
         folder: where reviews are kept, where no database is set for them.
         count: told of every decision.
-        limits: for uploaded images.
+        decoder: of uploaded images.
         factories: the policies that rules may use, besides those of entry points.
 
     Raises:
@@ -165,7 +175,7 @@ def guarded(
     """
     if isinstance(backend, Guarded):
         return backend
-    judge = Judge(load(settings.rules, factories), count=count, limits=limits)
+    judge = Judge(load(settings.rules, factories), count=count, decoder=decoder)
     return Guarded(backend, judge, ReviewStore(settings.review, folder))
 
 

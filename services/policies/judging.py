@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
-from services.core import images as codec
+from services.core.decoder import Decoder
 from services.core.errors import AtelierError
-from services.core.images import ImageLimits, Pixels
+from services.core.images import ImageLimits
 from services.core.job import Call
 from services.policies.interface import (
     Action,
@@ -46,17 +46,17 @@ class Judge:
         loaded: Sequence[Loaded],
         *,
         count: Count = lambda policy, decision: None,
-        limits: ImageLimits | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         """Take policies in the order in which they are asked.
 
         Args:
             loaded: see `services.policies.loading.load`.
             count: told of every decision.
-            limits: for uploaded images.
+            decoder: of uploaded images; in this process when absent.
         """
         self._loaded, self._count = tuple(loaded), count
-        self._limits = limits or ImageLimits()
+        self._uploads, self._made = decoder or Decoder(), Decoder(_NO_LIMITS)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="atelier-policy")
 
     def concerns(self, model: str) -> bool:
@@ -82,12 +82,12 @@ class Judge:
                     return decision
                 decisions.append(decision)
         uploaded = (*call.images, *call.controls)
-        decisions.append(await self._images(call, uploaded, "input", self._limits))
+        decisions.append(await self._images(call, uploaded, "input", self._uploads))
         return strictest(decisions)
 
     async def made(self, call: Call, images: Sequence[bytes]) -> Decision:
         """The strictest decision on images that were made."""
-        return await self._images(call, images, "output", _NO_LIMITS)
+        return await self._images(call, images, "output", self._made)
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -98,13 +98,13 @@ class Judge:
         call: Call,
         images: Sequence[bytes],
         where: Literal["input", "output"],
-        limits: ImageLimits,
+        decoder: Decoder,
     ) -> Decision:
         policies = self._image_policies(call.model, where)
         asked, decisions = asked_by(call), []
         for data in images if policies else ():
             # Not on the policies' threads: one that hangs must not keep others from their images.
-            pixels = await asyncio.to_thread(_colour, data, limits)
+            pixels = await asyncio.to_thread(decoder.image, data, None, 3)
             for one, policy in policies:
                 decision = await self._ask(one, partial(policy.judge, pixels, asked))
                 if decision.action is Action.REFUSE:
@@ -186,7 +186,3 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [text for child in value for text in _texts(child)]
     return []
-
-
-def _colour(data: bytes, limits: ImageLimits) -> Pixels:
-    return codec.decode(data, None, 3, limits)

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,100 +20,21 @@ import sqlalchemy as sa
 
 from services.core.errors import (
     Forbidden,
-    InvalidParameter,
     ReviewDecided,
     ReviewNotFound,
     ReviewsFull,
     Unavailable,
 )
+from services.policies.review_database import IMAGES, REVIEWS, open_database
+from services.policies.review_words import Held, Review, ReviewStatus
 from services.policies.settings import ReviewSettings
 
 T = TypeVar("T")
 
 MOST_LISTED = 100
-_BUSY_SECONDS = 10.0
 _ID_BYTES = 12
 _LOCK = 0x61746C726576
 """PostgreSQL's advisory lock under which the room that is left is given away."""
-
-_TABLES = sa.MetaData()
-_REVIEWS = sa.Table(
-    "atelier_reviews",
-    _TABLES,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("owner", sa.Text, nullable=False, index=True),
-    sa.Column("status", sa.String(16), nullable=False, index=True),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("expires", sa.Float, nullable=False, index=True),
-    sa.Column("bytes", sa.BigInteger, nullable=False),
-    sa.Column("about", sa.Text, nullable=False),
-    sa.Column("decided", sa.Float),
-    sa.Column("decided_by", sa.Text),
-    sa.Column("note", sa.Text),
-)
-_IMAGES = sa.Table(
-    "atelier_review_images",
-    _TABLES,
-    sa.Column("review", sa.String(32), primary_key=True),
-    sa.Column("place", sa.Integer, primary_key=True),
-    sa.Column("data", sa.LargeBinary, nullable=False),
-)
-
-
-class ReviewStatus(StrEnum):
-    """How far a review is."""
-
-    HELD = "held"
-    APPROVED = "approved"
-    REJECTED = "rejected"
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A request whose images wait.
-
-    Attributes:
-        owner: whose request it is.
-        request_id: its id.
-        model: that made the images.
-        task: the task, or the operation of an edit.
-        policy: the rule that held it.
-        reason: why.
-        format: of the images: ``png``, ``jpeg`` or ``webp``.
-        texts: what was asked for in words, by field; reviewers see it.
-        values: beside each image, such as its seed.
-        images: encoded.
-    """
-
-    owner: str
-    request_id: str
-    model: str
-    task: str
-    policy: str
-    reason: str
-    format: str
-    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    values: Sequence[Mapping[str, Any]] = ()
-    images: Sequence[bytes] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Review:
-    """A request and what became of it; times are seconds since 1970.
-
-    ``images`` is how many there are; `ReviewStore.images` gives them. ``decided_by`` is the owner
-    of the reviewer's key, or who decided on the machine itself; ``note`` what they said.
-    """
-
-    id: str
-    status: ReviewStatus
-    created: float
-    expires: float
-    request: Held
-    image_count: int
-    decided: float | None = None
-    decided_by: str | None = None
-    note: str | None = None
 
 
 class ReviewStore:
@@ -168,8 +86,8 @@ class ReviewStore:
         """The images of a review, in order; none once it was rejected."""
 
         def look(connection: sa.Connection) -> list[bytes]:
-            query = sa.select(_IMAGES.c.data).where(_IMAGES.c.review == review_id)
-            return [bytes(row.data) for row in connection.execute(query.order_by(_IMAGES.c.place))]
+            query = sa.select(IMAGES.c.data).where(IMAGES.c.review == review_id)
+            return [bytes(row.data) for row in connection.execute(query.order_by(IMAGES.c.place))]
 
         return await self._run(look)
 
@@ -191,14 +109,14 @@ class ReviewStore:
         """
 
         def look(connection: sa.Connection) -> list[Review]:
-            query = sa.select(_REVIEWS).where(_REVIEWS.c.expires > self._now())
+            query = sa.select(REVIEWS).where(REVIEWS.c.expires > self._now())
             if owner is not None:
-                query = query.where(_REVIEWS.c.owner == owner)
+                query = query.where(REVIEWS.c.owner == owner)
             if status is not None:
-                query = query.where(_REVIEWS.c.status == status.value)
+                query = query.where(REVIEWS.c.status == status.value)
             if after is not None:
-                query = query.where(_REVIEWS.c.id > after)
-            rows = connection.execute(query.order_by(_REVIEWS.c.id).limit(limit))
+                query = query.where(REVIEWS.c.id > after)
+            rows = connection.execute(query.order_by(REVIEWS.c.id).limit(limit))
             return [_review(row) for row in rows]
 
         return await self._run(look)
@@ -256,7 +174,7 @@ class ReviewStore:
         }
         review_id = f"{int(now * 1000):012x}{secrets.token_hex(_ID_BYTES - 6)}"
         connection.execute(
-            sa.insert(_REVIEWS).values(
+            sa.insert(REVIEWS).values(
                 id=review_id,
                 owner=held.owner,
                 status=ReviewStatus.HELD.value,
@@ -271,13 +189,11 @@ class ReviewStore:
             for place, data in enumerate(held.images)
         ]
         if rows:
-            connection.execute(sa.insert(_IMAGES), rows)
+            connection.execute(sa.insert(IMAGES), rows)
         return self._get(connection, review_id, None)
 
     def _get(self, connection: sa.Connection, review_id: str, owner: str | None) -> Review:
-        query = sa.select(_REVIEWS).where(
-            _REVIEWS.c.id == review_id, _REVIEWS.c.expires > self._now()
-        )
+        query = sa.select(REVIEWS).where(REVIEWS.c.id == review_id, REVIEWS.c.expires > self._now())
         row = connection.execute(query).one_or_none()
         if row is None or (owner is not None and row.owner != owner):
             raise ReviewNotFound(
@@ -296,8 +212,8 @@ class ReviewStore:
         now = self._now()
         # Of two who decide at once, the second finds no row that is still held.
         changed = connection.execute(
-            sa.update(_REVIEWS)
-            .where(_REVIEWS.c.id == review_id, _REVIEWS.c.status == ReviewStatus.HELD.value)
+            sa.update(REVIEWS)
+            .where(REVIEWS.c.id == review_id, REVIEWS.c.status == ReviewStatus.HELD.value)
             .values(
                 status=status.value,
                 decided=now,
@@ -312,18 +228,16 @@ class ReviewStore:
                 f"review '{review_id}' is decided: {decided.status.value}", param="review_id"
             )
         if status is ReviewStatus.REJECTED:
-            connection.execute(sa.delete(_IMAGES).where(_IMAGES.c.review == review_id))
-            connection.execute(
-                sa.update(_REVIEWS).where(_REVIEWS.c.id == review_id).values(bytes=0)
-            )
+            connection.execute(sa.delete(IMAGES).where(IMAGES.c.review == review_id))
+            connection.execute(sa.update(REVIEWS).where(REVIEWS.c.id == review_id).values(bytes=0))
         return self._get(connection, review_id, None)
 
     def _check_room(self, connection: sa.Connection, owner: str, size: int) -> None:
-        alive = _REVIEWS.c.expires > self._now()
-        total = sa.select(sa.func.coalesce(sa.func.sum(_REVIEWS.c.bytes), 0)).where(alive)
+        alive = REVIEWS.c.expires > self._now()
+        total = sa.select(sa.func.coalesce(sa.func.sum(REVIEWS.c.bytes), 0)).where(alive)
         for used, most, whose in (
             (total, self._settings.max_bytes, "all requests"),
-            (total.where(_REVIEWS.c.owner == owner), self._settings.max_owner_bytes, "this key"),
+            (total.where(REVIEWS.c.owner == owner), self._settings.max_owner_bytes, "this key"),
         ):
             if int(connection.execute(used).scalar_one()) + size > most:
                 raise ReviewsFull(
@@ -334,55 +248,15 @@ class ReviewStore:
 
     def _forget(self, connection: sa.Connection, now: float) -> None:
         """Delete what has expired."""
-        gone = sa.select(_REVIEWS.c.id).where(_REVIEWS.c.expires <= now)
-        connection.execute(sa.delete(_IMAGES).where(_IMAGES.c.review.in_(gone)))
-        connection.execute(sa.delete(_REVIEWS).where(_REVIEWS.c.expires <= now))
+        gone = sa.select(REVIEWS.c.id).where(REVIEWS.c.expires <= now)
+        connection.execute(sa.delete(IMAGES).where(IMAGES.c.review.in_(gone)))
+        connection.execute(sa.delete(REVIEWS).where(REVIEWS.c.expires <= now))
 
     def _opened(self) -> sa.Engine:
         with self._lock:
             if self._engine is None:
-                self._engine = _open(self._settings.url(self._folder))
+                self._engine = open_database(self._settings.url(self._folder))
             return self._engine
-
-
-def _open(url: str) -> sa.Engine:
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise InvalidParameter(
-            f"reviews are kept in sqlite:///FILE or postgresql://..., not in "
-            f"{parsed.get_backend_name()}"
-        )
-    if parsed.get_backend_name() == "postgresql":
-        engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
-    else:
-        path = Path(parsed.database or "")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
-        sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
-    _make_tables(engine)
-    return engine
-
-
-def _make_tables(engine: sa.Engine) -> None:
-    try:
-        _TABLES.create_all(engine)
-    except sa.exc.SQLAlchemyError:
-        # Another replica may have been quicker; if not, the second try fails as well.
-        _TABLES.create_all(engine)
-
-
-def _prepare_sqlite(connection: Any, record: Any) -> None:  # noqa: ARG001 - SQLAlchemy's signature
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode = WAL")
-    # Deleted images must not lie about in free pages.
-    connection.execute("PRAGMA secure_delete = ON")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    """Take the write lock at once: a transaction that reads first could not get it later."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _review(row: Any) -> Review:

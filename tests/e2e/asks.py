@@ -21,6 +21,7 @@ WITHOUT_NOISE = ("ddim", "euler", "heun", "dpmpp_2m", "unipc", "lms")
 SAMPLERS = (*WITHOUT_NOISE, "ddpm", "euler_ancestral", "dpmpp_2m_sde")
 TAKE_AN_IMAGE = (
     "variation", "inpaint", "outpaint", "invert", "reconstruct", "likelihood", "super_resolution",
+    "translate",
 )  # fmt: skip
 SCALES = (1.0, 1.0, 1.5, 3.0, 7.5)
 COLORS = ("red", "green", "blue", "yellow")

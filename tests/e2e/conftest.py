@@ -13,11 +13,16 @@ from model_store.addition import add_model
 from services.serving.local import open_store
 from tests.e2e.page_fixtures import axe, browser, open_page, site  # noqa: F401 - fixtures
 from tests.e2e.running import ROOT, Server, Servers, atelier_serve
+from tests.e2e.tool_fixtures import open_tiny, tiny  # noqa: F401 - fixtures
+from tests.otlp import Collector, collector
 from tests.unit.tiny_networks import CLASSES, Generator, write_model
 
 PLACEMENTS = ("fused", "apart")
 TIGHT_QUEUE_SECONDS = 2.0
 GATEWAYS = 2
+HELD = "ring"
+RECEIVER_HERE = {"ATELIER_WEBHOOKS__ALLOW_PRIVATE": "true", "ATELIER_WEBHOOKS__FIRST_PAUSE": "0.2"}
+"""Lets webhooks go to this machine, and soon again where they are refused."""
 
 APART = [
     {
@@ -51,9 +56,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _server_of(item: pytest.Item) -> int:
     """Tests without a server come first, then those of each in turn; else nothing moves."""
+    name = _placement_of(item)
+    return PLACEMENTS.index(name) + 1 if name else 0
+
+
+def _placement_of(item: pytest.Item) -> str:
+    """Which of the servers that many modules share a test asks; empty for any other."""
     called = getattr(item, "callspec", None)
     name = called.params.get("server") if called else None
-    return PLACEMENTS.index(name) + 1 if name in PLACEMENTS else 0
+    return name if name in PLACEMENTS else ""
 
 
 @pytest.fixture(scope="session")
@@ -85,20 +96,37 @@ def apart_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def several_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with several replicas of the gateway, and one model loaded at the start."""
+    """The same with several replicas of the gateway, and one model loaded at the start.
+
+    It has an audit log, and a reviewer looks at what is asked for with the word `HELD`.
+    """
     pools = [{**APART[0], "preload": ["shapes-ldm"], "queue_seconds": 3600.0}]
     folder = tmp_path_factory.mktemp("several")
-    return _config(folder, pools=pools, gateway_replicas=GATEWAYS)
+    (folder / "held.txt").write_text(f"{HELD}\n")
+    hold = {"file": str(folder / "held.txt"), "action": "hold"}
+    rules = [{"name": "careful", "use": "block_list", "settings": hold}]
+    gateway = {"policies": {"rules": rules}, "audit": {"enabled": True}}
+    return _config(folder, pools=pools, gateway_replicas=GATEWAYS, gateway=gateway)
 
 
 @pytest.fixture(scope="session")
-def servers(store: Path, apart_config: Path, several_config: Path) -> Iterator[Servers]:
+def spans() -> Iterator[Collector]:
+    """What the server of several replicas tells of its requests."""
+    with collector() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def servers(
+    store: Path, apart_config: Path, several_config: Path, spans: Collector
+) -> Iterator[Servers]:
     """The servers by placement."""
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": spans.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
     found = Servers(
         {
-            "fused": lambda: atelier_serve(ROOT / "deploy" / "serve.yaml", store),
+            "fused": lambda: atelier_serve(ROOT / "deploy" / "serve.yaml", store, RECEIVER_HERE),
             "apart": lambda: atelier_serve(apart_config, store),
-            "several": lambda: atelier_serve(several_config, store),
+            "several": lambda: atelier_serve(several_config, store, traced),
         }
     )
     yield found

@@ -1,18 +1,22 @@
-"""What the tests of the page's tools share: a service of tiny models, and reading the page."""
+"""What the tests of the page's tools share: a service of tiny models, and using the page."""
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, Request
+from playwright.sync_api import Page, Request, expect
 from prometheus_client import CollectorRegistry
 
 from services.families import discover
@@ -21,11 +25,15 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
 from services.serving.in_process import InProcessBackend
 from services.serving.process_metrics import ProcessMetrics
-from tests.e2e.page_fixtures import served
+from tests.e2e.page_fixtures import PATIENCE_MS, Opener, served
 from tests.tiny_models import MODELS, Shelf
 from tests.tiny_style import StyleEngine, tiny_style
 
 Pixels = NDArray[np.uint8]
+
+expect.set_options(timeout=PATIENCE_MS)
+
+_NOISE = np.random.default_rng(0)
 
 
 @contextmanager
@@ -47,6 +55,46 @@ def tiny_site(folder: Path, **settings: Any) -> Iterator[str]:
             yield url
     finally:
         backend.close()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a service of tiny models."""
+    with tiny_site(tmp_path_factory.mktemp("tools")) as url:
+        yield url
+
+
+@pytest.fixture
+def open_tiny(open_page: Opener) -> Opener:
+    """Opens pages over tiny models, which have no sheets: the browser's console says so."""
+    return partial(open_page, expected=("status of 404",))
+
+
+def at(page: Page, tool: str, model: str) -> Page:
+    """The page once it shows a tool for a model."""
+    expect(page.locator("#model-button")).to_contain_text(model)
+    expect(page.locator("#tabs [aria-selected=true]")).to_have_text(tool)
+    return page
+
+
+def post(url: str, path: str, **body: Any) -> Any:
+    """The JSON of an answer of the service itself."""
+    return httpx.post(url + path, json=body, timeout=60).raise_for_status().json()
+
+
+def image(url: str, path: str = "/v1/generate", **body: Any) -> Pixels:
+    """The pixels of the first image of an answer of the service itself."""
+    return pixels_of(post(url, path, **body)["data"][0]["b64_json"])
+
+
+def some_image(size: int) -> Pixels:
+    """Colours that no model has made."""
+    return _NOISE.integers(0, 256, (size, size, 3)).astype(np.uint8)
+
+
+def press(page: Page, name: str) -> None:
+    """Press the button of that name."""
+    page.get_by_role("button", name=re.compile(f"^{name}")).first.click()
 
 
 def imported(page: Page, module: str, script: str, argument: Any = None) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from services.core.errors import ReviewDecided, ReviewsFull, Unavailable
-from services.policies.reviews import Held, ReviewStatus, ReviewStore
+from services.policies.review_words import Held, ReviewStatus
+from services.policies.reviews import ReviewStore
 from services.policies.settings import ReviewSettings
 from tests.postgres import Postgres, binaries
 
@@ -17,13 +17,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(binaries() is None, reason="no PostgreSQL is installed"),
 ]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    yield server
-    server.close()
 
 
 def _held(images: tuple[bytes, ...] = (b"\x00one", b"two")) -> Held:

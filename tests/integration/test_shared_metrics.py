@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.gateway.metrics import MULTIPROCESS_VARIABLE
@@ -37,6 +38,16 @@ READER = """
 from prometheus_client import CollectorRegistry
 from services.serving.shared_metrics import SharedMetrics
 print(SharedMetrics(CollectorRegistry()).render()[0].decode())
+"""
+
+TRACED = """
+from prometheus_client import CollectorRegistry
+from services.serving.shared_metrics import SharedMetrics
+metrics = SharedMetrics(CollectorRegistry())
+metrics.answered(
+    route="/r", model="a-model", task="generate", code=200, seconds=0.3, trace_id="ab" * 16
+)
+print(metrics.render("application/openmetrics-text")[0].decode())
 """
 
 
@@ -89,6 +100,17 @@ def test_a_dead_process_keeps_its_counts_and_loses_its_gauges(
     assert shown["atelier_network_evaluations_total"] == 3
     assert shown["atelier_trajectories"] == 1
     assert shown["atelier_queue_device_seconds"] == 1.5
+
+
+def test_what_several_processes_show_as_openmetrics_has_the_traces_of_who_is_asked(
+    workers: list[subprocess.Popen[str]], tmp_path: Path
+):
+    text, _ = start(tmp_path, TRACED).communicate()
+    samples = [s for family in openmetrics(text.rstrip("\n") + "\n") for s in family.samples]
+    (found,) = [s for s in samples if s.exemplar]
+    assert (found.labels["le"], found.exemplar.labels) == ("0.5", {"trace_id": "ab" * 16})
+    counted = [s.value for s in samples if s.name == "atelier_network_evaluations_total"]
+    assert counted == [3]
 
 
 def test_the_pools_of_one_process_add_up_to_its_gauges():

@@ -11,7 +11,7 @@ import { installHistory } from "./history.js";
 import { installShortcuts } from "./shortcuts.js";
 import { register, toolsFor } from "./registry.js";
 import { drawTabs } from "./tabs.js";
-import { keep, visit } from "./visit.js";
+import { keep, recall, visit } from "./visit.js";
 import { generateTool } from "./generate.js";
 
 const DEFAULT_MODEL = "shapes-ldm";
@@ -28,6 +28,7 @@ register(generateTool);
 installKeyDialog();
 installShortcuts({ chooseModel: openChooser });
 installHistory(byId("history"), { restore });
+recall();
 byId("model-button").addEventListener("click", openChooser);
 onAddress(follow);
 // A tool that fails to load must not take the others along.

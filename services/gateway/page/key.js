@@ -3,6 +3,7 @@
 import { apiKey, onUnauthorized, setApiKey } from "./api.js";
 import { h, uniqueId } from "./components/dom.js";
 import { openDialog } from "./components/dialog.js";
+import { forgetAll } from "./remembered.js";
 
 /** Put the dialog behind its button, and before every call that is answered 401. */
 export function installKeyDialog() {
@@ -48,6 +49,7 @@ async function ask(why) {
     );
   });
   if (!given) return false;
+  if (apiKey() && given.key !== apiKey()) forgetAll();
   setApiKey(given.key);
   return true;
 }

@@ -13,6 +13,7 @@ const FAMILIES = {
   vae: "Variational autoencoder",
   autoregressive: "Autoregressive",
   super_resolution: "Super-resolution",
+  translation: "Image-to-image translation",
   density: "Density",
 };
 

@@ -1,6 +1,7 @@
 /** What this visit has made: every picture with the request that makes it again. */
 
 import { newRequestId } from "./api.js";
+import { remember, remembered } from "./remembered.js";
 
 /**
  * @typedef {object} Picture
@@ -27,7 +28,25 @@ export function visit() {
 }
 
 /** @param {Picture} picture */
-export function keep(picture) {
+export async function keep(picture) {
+  add(picture);
+  const { blob, url: _, ...about } = picture;
+  remember({ ...about, base64: await base64Of(blob) });
+}
+
+/** Bring back what this tab made before the page was loaded again. */
+export function recall() {
+  for (const { base64, ...about } of remembered()) {
+    try {
+      const blob = blobOf(base64);
+      add({ ...about, blob, url: URL.createObjectURL(blob) });
+    } catch (error) {
+      console.warn("a picture of this visit could not be brought back", error);
+    }
+  }
+}
+
+function add(picture) {
   pictures.unshift(picture);
   for (const listener of listeners) listener(picture);
 }

@@ -13,7 +13,7 @@ import pytest
 OF_A_REVIEW = {
     f"/v1/reviews/{{review_id}}{rest}" for rest in ("", "/images/{index}", "/approve", "/reject")
 }
-"""Routes of what was held before; `test_gateway_policies` has something held."""
+"""Routes of what was held before; `test_gateway_reviews` has something held."""
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 
@@ -107,9 +107,9 @@ def _send(client: Any, path: str, media_type: str, value: dict[str, Any], schema
         for name in ("image", "mask")
         if name in value
     ]
-    scalars = {name: str(v) for name, v in value.items() if name not in ("image", "mask")}
+    scalars = [(name, (None, str(v))) for name, v in value.items() if name not in ("image", "mask")]
     assert set(value) <= set(schema["properties"])
-    return client.post(path, data=scalars, files=files)
+    return client.post(path, files=[*scalars, *files])  # as parts, where no file makes it so
 
 
 def _event_names(text: str) -> set[str]:

@@ -18,7 +18,8 @@ from services.core.errors import (
     ReviewsFull,
     Unavailable,
 )
-from services.policies.reviews import Held, ReviewStatus, ReviewStore
+from services.policies.review_words import Held, ReviewStatus
+from services.policies.reviews import ReviewStore
 from services.policies.settings import ReviewSettings
 
 

@@ -13,6 +13,7 @@ import { PictureInput } from "./picture_input.js";
 import { Scrubber } from "./scrubber.js";
 import { seedField } from "./seed_field.js";
 import { splitView } from "./split_view.js";
+import { encodesLatents } from "./tensors.js";
 
 register({
   id: "interpolate",
@@ -26,7 +27,7 @@ register({
     const pictures = ["First image", "Second image"].map((label) => new PictureInput(label, context));
     const bySeeds = h("div.two", {}, seeds.map((field) => field.element));
     const byImages = h("div.two", { hidden: true }, pictures.map((field) => field.element));
-    const encodes = model.tasks.includes("encode");
+    const encodes = encodesLatents(model);
     const ends = choice("Between", { seeds: "Two seeds", ...(encodes ? { images: "Two images" } : {}) }, (way) => {
       bySeeds.hidden = way !== "seeds";
       byImages.hidden = way !== "images";
@@ -60,7 +61,8 @@ register({
 
 /** Whether a seed decides more than the two ends: fresh noise of a sampler, a label left open. */
 function usesSeed(model) {
-  return "sampler" in model.operations.interpolate.properties || model.labels.length > 0;
+  const { properties } = model.operations.interpolate;
+  return "sampler" in properties || "category" in properties || model.labels.length > 0;
 }
 
 /** Where two images lie in the latent space. */

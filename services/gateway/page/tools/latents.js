@@ -17,7 +17,7 @@ import { Scrubber } from "./scrubber.js";
 import { seedField } from "./seed_field.js";
 import { REACH, Sliders } from "./sliders.js";
 import { splitView } from "./split_view.js";
-import { changed, decoded, drawn, encoded } from "./tensors.js";
+import { changed, decoded, drawn, encoded, encodesLatents } from "./tensors.js";
 
 /** Milliseconds after the last move of a slider. */
 const WAIT = 120;
@@ -27,7 +27,6 @@ const FRAMES = 9;
 const OURS = ["n", "seed", "temperature", "truncation", "variation_seed", "variation_strength"];
 
 const shapeOf = (model) => model.limits.latent_shape ?? null;
-const encodes = (model) => model.tasks.includes("encode");
 
 register({
   id: "latents",
@@ -35,13 +34,13 @@ register({
   order: 50,
   takesPicture: true,
   appliesTo: (model) =>
-    "latents" in (model.operations.generate?.properties ?? {}) && (encodes(model) || shapeOf(model) !== null),
+    "latents" in (model.operations.generate?.properties ?? {}) && (encodesLatents(model) || shapeOf(model) !== null),
   mount(element, context) {
     const { model, signal } = context;
     const kind = isSharp(model) ? "sharp" : "";
     const seed = seedField("Seed", drawSeed());
     const picture = new PictureInput("Image", context);
-    const ways = { ...(shapeOf(model) ? { seed: "A draw" } : {}), ...(encodes(model) ? { image: "An image" } : {}) };
+    const ways = { ...(shapeOf(model) ? { seed: "A draw" } : {}), ...(encodesLatents(model) ? { image: "An image" } : {}) };
     const start = choice("Start from", ways, showWay);
     const hint = h("p.hint", {}, "Drawn by this page from a standard normal; the service draws other latents from the same seed.");
     const form = operationForm(context, "generate", { without: OURS, onchange: () => sliders.start && redraw() });
@@ -135,7 +134,7 @@ register({
     element.append(
       splitView([start.element, seed.element, hint, picture.element, form.element], action, note, trouble, h("div.latents-view", {}, pair, sliders.element), stripTitle, strip.element),
     );
-    if (context.picture && encodes(model)) {
+    if (context.picture && encodesLatents(model)) {
       start.set("image");
       picture.set(context.picture);
     }

@@ -70,6 +70,7 @@ function verdict(found) {
       h("dl.figures", {}, fact("Bits per dimension", bits(found)), fact("Log-likelihood", `${nats(found.log_likelihood)} nats`), error(found)),
       h("p", {}, KINDS[found.kind] ?? found.kind),
       judgement(found),
+      corrected(found),
     ),
   );
 }
@@ -94,6 +95,14 @@ function judgement({ percentile, anomalous }) {
     : ["good", "Not unusual among the images that the model has not seen."];
   const place = percentile < 0.05 ? "below all" : percentile > 99.95 ? "above all" : `at percentile ${percentile.toFixed(1)}`;
   return h("p.judgement", {}, h(`span.badge.${kind}`, {}, anomalous ? "Anomalous" : "Typical"), ` ${text} It stands ${place}.`);
+}
+
+/** The same without what a simple image is worth to any model. */
+function corrected({ corrected_bits_per_dim: score, corrected_percentile: percentile, corrected_anomalous: anomalous }) {
+  if (score === null || score === undefined) return null;
+  const text = `Corrected for complexity: ${score >= 0 ? "+" : "−"}${Math.abs(score).toFixed(3)} bits per dimension beside a lossless compressor`;
+  if (percentile === null || percentile === undefined) return h("p.hint", {}, `${text}.`);
+  return h("p.hint", {}, `${text}, at percentile ${percentile.toFixed(1)}: ${anomalous ? "anomalous" : "typical"}.`);
 }
 
 function reached(reference, found) {

@@ -66,6 +66,7 @@ function operationView(context, operation) {
   const labels = most > 1 && fewest > 1 ? ["First image", "Second image"] : ["Image"];
   const pictures = labels.slice(0, Math.min(most, MOST_PICTURES)).map((label) => new PictureInput(label, context, (chosen) => taken(chosen)));
   const [height, width] = model.resolution;
+  const takes = model.limits.takes ? `It takes ${model.limits.takes}.` : "";
   const taken = async (chosen) => {
     await painter?.show(chosen.blob);
     if (painter) results.show(chosen);
@@ -73,7 +74,7 @@ function operationView(context, operation) {
   const painter = schema["x-mask"] ? new Painter(width, height) : null;
   const form = operationForm(context, operation);
   const results = new BeforeAfter(context, {
-    empty: WORDS[operation] ?? schema.description?.split("\n")[0] ?? "",
+    empty: `${WORDS[operation] ?? schema.description?.split("\n")[0] ?? ""} ${takes}`.trim(),
     easel: painter?.element,
     reuse: (made) => pictures[0]?.set(made),
   });

@@ -65,3 +65,9 @@ function mulberry32(seed) {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
   };
 }
+
+/** Whether encode gives latents that generate takes again; some models encode codes or a score alone. */
+export function encodesLatents(model) {
+  const gives = model.operations.encode?.["x-gives"] ?? ["latents"];
+  return model.tasks.includes("encode") && gives.includes("latents");
+}
