@@ -21,6 +21,7 @@ from model_store.architectures.autoregressive_flow import (
 )
 from model_store.architectures.caption_transformer import CaptionTransformer
 from model_store.architectures.classifier import FactorClassifier
+from model_store.architectures.convolutional_vae import ConvolutionalDecoder, ConvolutionalEncoder
 from model_store.architectures.densities import (
     BernoulliDensity,
     BernoulliSampler,
@@ -28,8 +29,16 @@ from model_store.architectures.densities import (
     MixtureDensity,
     MixtureSampler,
 )
+from model_store.architectures.digit_gan import (
+    CodedGenerator,
+    CodeRecognition,
+    StridedCritic,
+    StridedEncoder,
+    StridedGenerator,
+)
 from model_store.architectures.gan import ConditionalGenerator
 from model_store.architectures.glow import Glow, GlowInverse
+from model_store.architectures.hierarchical_vae import HierarchicalDecoder, HierarchicalEncoder
 from model_store.architectures.nice import NICE, NICEInverse
 from model_store.architectures.noisy_classifier import NoisyClassifier
 from model_store.architectures.patch_denoiser import (
@@ -37,9 +46,17 @@ from model_store.architectures.patch_denoiser import (
     PatchDenoiser,
     SuperResolver,
 )
+from model_store.architectures.perceptron import PerceptronDecoder, PerceptronEncoder
 from model_store.architectures.pixel_denoiser import PixelDenoiser
 from model_store.architectures.realnvp import RealNVP, RealNVPInverse
+from model_store.architectures.token_transformer import TokenTransformer
+from model_store.architectures.translation import PatchTranslator, ResidualEnlarger
+from model_store.architectures.two_level_codes import TwoLevelDecoder, TwoLevelEncoder
 from model_store.architectures.vae import VectorDecoder, VectorEncoder
+from model_store.architectures.vector_quantized import (
+    VectorQuantizedDecoder,
+    VectorQuantizedEncoder,
+)
 from services.core.errors import InvalidNetwork
 
 ARCHITECTURES: Mapping[str, type[nn.Module]] = MappingProxyType(
@@ -47,12 +64,18 @@ ARCHITECTURES: Mapping[str, type[nn.Module]] = MappingProxyType(
         "bernoulli_density": BernoulliDensity,
         "bernoulli_sampler": BernoulliSampler,
         "caption_transformer": CaptionTransformer,
+        "code_recognition": CodeRecognition,
+        "coded_generator": CodedGenerator,
         "conditional_generator": ConditionalGenerator,
+        "convolutional_decoder": ConvolutionalDecoder,
+        "convolutional_encoder": ConvolutionalEncoder,
         "exploding_score": ExplodingScore,
         "factor_classifier": FactorClassifier,
         "gaussian_density": GaussianDensity,
         "glow": Glow,
         "glow_inverse": GlowInverse,
+        "hierarchical_decoder": HierarchicalDecoder,
+        "hierarchical_encoder": HierarchicalEncoder,
         "iaf": IAF,
         "iaf_forward_step": IAFForwardStep,
         "maf": MAF,
@@ -63,14 +86,26 @@ ARCHITECTURES: Mapping[str, type[nn.Module]] = MappingProxyType(
         "nice_inverse": NICEInverse,
         "noisy_classifier": NoisyClassifier,
         "patch_denoiser": PatchDenoiser,
+        "patch_translator": PatchTranslator,
+        "perceptron_decoder": PerceptronDecoder,
+        "perceptron_encoder": PerceptronEncoder,
         "pixel_denoiser": PixelDenoiser,
         "realnvp": RealNVP,
         "realnvp_inverse": RealNVPInverse,
+        "residual_enlarger": ResidualEnlarger,
         "spatial_decoder": SpatialDecoder,
         "spatial_encoder": SpatialEncoder,
+        "strided_critic": StridedCritic,
+        "strided_encoder": StridedEncoder,
+        "strided_generator": StridedGenerator,
         "super_resolver": SuperResolver,
+        "token_transformer": TokenTransformer,
+        "two_level_decoder": TwoLevelDecoder,
+        "two_level_encoder": TwoLevelEncoder,
         "vector_decoder": VectorDecoder,
         "vector_encoder": VectorEncoder,
+        "vector_quantized_decoder": VectorQuantizedDecoder,
+        "vector_quantized_encoder": VectorQuantizedEncoder,
     }
 )
 """The closed table: a manifest can name nothing else, so it can start no other code."""

@@ -68,11 +68,25 @@ def tiles(split: Split, side: int) -> NDArray[np.uint8]:
     return np.stack(found)
 
 
+def shrunken(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Uint8 ``[n, h, w, 3]`` at ``1 / factor`` of the size, by Pillow's bicubic filter."""
+    size = (images.shape[2] // factor, images.shape[1] // factor)
+    small = [Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in images]
+    return np.stack([np.asarray(image) for image in small])
+
+
 def patches(count: int, split: Split, side: int, generator: torch.Generator) -> NDArray[np.uint8]:
     """Random patches ``[count, side, side, 3]``, turned, mirrored and with channels in any order.
 
     Photographs are drawn by their number of pixels.
     """
+    return named_patches(count, split, side, generator)[0]
+
+
+def named_patches(
+    count: int, split: Split, side: int, generator: torch.Generator
+) -> tuple[NDArray[np.uint8], Tensor]:
+    """`patches`, and the places ``[count]`` of their photographs among the split's names."""
     images = photographs(split)
     sizes = torch.tensor([float(image.shape[0] * image.shape[1]) for image in images])
     chosen = torch.multinomial(sizes, count, replacement=True, generator=generator)
@@ -89,7 +103,7 @@ def patches(count: int, split: Split, side: int, generator: torch.Generator) -> 
         patch = np.rot90(image[top : top + side, left : left + side], int(turns[i]))
         order = torch.randperm(3, generator=generator).numpy()
         found.append((patch[:, ::-1] if mirrored[i] else patch)[..., order])
-    return np.stack(found)
+    return np.stack(found), chosen % len(NAMES[split])
 
 
 def to_unit_range(images: NDArray[np.uint8]) -> Tensor:

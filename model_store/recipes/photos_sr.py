@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,16 +55,9 @@ CONFIG: dict[str, Any] = {
 DEFAULTS: dict[str, Any] = {"sampler": "ddim", "steps": 8}
 
 
-def shrunken(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Uint8 ``[n, h, w, 3]`` at half the size, by bicubic filtering and rounding to 8 bits."""
-    size = (images.shape[2] // FACTOR, images.shape[1] // FACTOR)
-    small = [Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in images]
-    return np.stack([np.asarray(image) for image in small])
-
-
 def pairs(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     """Images ``[n, 3, 64, 64]`` in [-1, 1] and what enlarging their smaller form makes of them."""
-    small = photographs.to_unit_range(shrunken(images))
+    small = photographs.to_unit_range(photographs.shrunken(images, FACTOR))
     return photographs.to_unit_range(images), torch.stack([enlarged(i, FACTOR) for i in small])
 
 
@@ -156,9 +148,9 @@ def sheet_of(network: nn.Module) -> Tensor:
     """Held-out patches: made small and shown by its pixels, bicubic, one step, defaults, real."""
     tiles = photographs.tiles("test", SIDE)[::7][:12]
     real, base = pairs(tiles)
-    small = photographs.to_unit_range(shrunken(tiles)).repeat_interleave(FACTOR, dim=2)
+    small = photographs.to_unit_range(photographs.shrunken(tiles, FACTOR))
     columns = [
-        small.repeat_interleave(FACTOR, dim=3),
+        small.repeat_interleave(FACTOR, dim=2).repeat_interleave(FACTOR, dim=3),
         base,
         enlarge(network, base, DEFAULTS["sampler"], 1, seed=5),
         enlarge(network, base, DEFAULTS["sampler"], DEFAULTS["steps"], seed=5),

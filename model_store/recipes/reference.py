@@ -24,7 +24,14 @@ from model_store.recipes import digits, shapes
 from model_store.store import Store, default_root
 from services.core.network import OpenedModel
 
-MODELS = ("shapes-vae", "shapes-ldm", "digits-ddpm", "digits-score-vp")
+MODELS = (
+    "shapes-vae",
+    "shapes-beta-vae",
+    "shapes-ldm",
+    "digits-ddpm",
+    "digits-hvae",
+    "digits-score-vp",
+)
 IMAGES = 512
 DIGITS = 180
 """Of the digits, the whole validation split, each once."""

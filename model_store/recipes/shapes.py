@@ -159,16 +159,23 @@ def caption(factors: Sequence[int]) -> str:
     return f"a {size} {color} {shape} at the {vertical} {horizontal} on {background}"
 
 
-def render(factors: Tensor, generator: torch.Generator, *, resolution: int = 32) -> Tensor:
-    """Draw one image per combination, with jittered radius, centre and angle.
+def signed_distance(
+    factors: Tensor,
+    generator: torch.Generator,
+    *,
+    resolution: int = 32,
+    moved: Tensor | None = None,
+) -> Tensor:
+    """How far every pixel is from the edge of its shape, with jittered radius, centre and angle.
 
     Args:
         factors: int64 ``[n, 6]``.
         generator: source of the four continuous factors.
         resolution: height and width in pixels.
+        moved: ``[n, 2, resolution, resolution]``, added to the coordinates x and y of each pixel.
 
     Returns:
-        float32 ``[n, 3, resolution, resolution]`` in [-1, 1].
+        float32 ``[n, resolution, resolution]``, negative inside, in units of the coordinates.
     """
     count = len(factors)
     jitter = torch.rand((4, count), generator=generator) * 2 - 1
@@ -181,22 +188,60 @@ def render(factors: Tensor, generator: torch.Generator, *, resolution: int = 32)
     axis = (torch.arange(resolution) + 0.5) * 2 / resolution - 1
     y = axis.view(1, -1, 1) - center_y.view(-1, 1, 1)
     x = axis.view(1, 1, -1) - center_x.view(-1, 1, 1)
+    if moved is not None:
+        x, y = x + moved[:, 0], y + moved[:, 1]
     cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
     scale = radius.view(-1, 1, 1)
     u, v = (cos * x + sin * y) / scale, (cos * y - sin * x) / scale
 
     distance = torch.empty(count, resolution, resolution)
-    for index, signed_distance in enumerate(_DISTANCES):
+    for index, shape_distance in enumerate(_DISTANCES):
         rows = factors[:, 0] == index
         if rows.any():
-            distance[rows] = signed_distance(u[rows], v[rows]) * scale[rows]
-    coverage = (0.5 - distance * resolution / 2).clamp(0, 1).unsqueeze(1)
+            distance[rows] = shape_distance(u[rows], v[rows]) * scale[rows]
+    return distance
 
-    palette = torch.tensor(list(COLORS.values())) / 127.5 - 1
-    backdrop = torch.tensor(list(BACKGROUNDS.values())) / 127.5 - 1
-    color = palette[factors[:, 1]].view(-1, 3, 1, 1)
-    background = backdrop[factors[:, 2]].view(-1, 3, 1, 1)
-    return background + coverage * (color - background)
+
+def palette(factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Color and background of each combination, ``[n, 3]`` each in [-1, 1]."""
+    colors = torch.tensor(list(COLORS.values())) / 127.5 - 1
+    backgrounds = torch.tensor(list(BACKGROUNDS.values())) / 127.5 - 1
+    return colors[factors[:, 1]], backgrounds[factors[:, 2]]
+
+
+def painted(coverage: Tensor, color: Tensor, background: Tensor) -> Tensor:
+    """A color laid on a background.
+
+    Args:
+        coverage: ``[n, h, w]``, 1 where nothing of the background is left.
+        color: ``[n, 3]``.
+        background: ``[n, 3]``.
+
+    Returns:
+        ``[n, 3, h, w]``.
+    """
+    paper = background[:, :, None, None]
+    return paper + coverage.unsqueeze(1) * (color[:, :, None, None] - paper)
+
+
+def filled(distance: Tensor) -> Tensor:
+    """How much of each pixel lies inside, in [0, 1], of distances ``[n, side, side]``."""
+    return (0.5 - distance * distance.shape[-1] / 2).clamp(0, 1)
+
+
+def render(factors: Tensor, generator: torch.Generator, *, resolution: int = 32) -> Tensor:
+    """Draw one image per combination, with jittered radius, centre and angle.
+
+    Args:
+        factors: int64 ``[n, 6]``.
+        generator: source of the four continuous factors.
+        resolution: height and width in pixels.
+
+    Returns:
+        float32 ``[n, 3, resolution, resolution]`` in [-1, 1].
+    """
+    distance = signed_distance(factors, generator, resolution=resolution)
+    return painted(filled(distance), *palette(factors))
 
 
 def batch(

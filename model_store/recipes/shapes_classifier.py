@@ -14,6 +14,7 @@ from model_store.architectures.classifier import FactorClassifier
 from model_store.evaluation import judge
 from model_store.export.network import half_precision
 from model_store.recipes import shapes
+from model_store.recipes.shapes_classifier_export import export_judge
 from model_store.recipes.training import (
     Run,
     arguments,
@@ -75,14 +76,15 @@ def train(options: argparse.Namespace) -> nn.Module:
 
 
 def main() -> None:
-    """Train the classifier, keep it beside the measurements, and write down how well it reads."""
+    """Train the classifier, write down how well it reads, and export it for policies."""
     classifier = train(arguments(__doc__ or "", minutes=8))
     save_file(half_precision(classifier), judge.WEIGHTS)
     judge.WEIGHTS.chmod(0o644)
     judge.judge.cache_clear()
     images, factors = shapes.batch(4096, "test", torch.Generator().manual_seed(11))
     metrics = {"test_factor_accuracy": judge.factor_accuracy(images, factors)}
-    judge.WEIGHTS.with_suffix(".json").write_text(json.dumps(metrics, indent=1) + "\n")
+    judge.METRICS.write_text(json.dumps(metrics, indent=1) + "\n")
+    export_judge(judge.WEIGHTS.parent)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,23 @@ and not in it, since it makes no images and is not served.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from model_store.atomic_files import TEMPORARY_PREFIX
 from model_store.evaluation import judge
 from model_store.export.network import Input, NetworkExport, export
-from model_store.export.package import LICENSE, OWNER, digest, write_manifest
-from model_store.manifest import Manifest, NetworkFiles, OnnxFile
+from model_store.export.package import LICENSE, OWNER, files, put_in_place, write_manifest
+from model_store.manifest import Manifest
 from model_store.recipes import shapes
-from model_store.store import CLASSIFIERS
 
-NAME = "shapes-classifier"
 NETWORK = "classifier"
 SIDE = 32
 
 
 def export_judge(folder: Path) -> Manifest:
-    """Write the classifier's graph and manifest into a folder, through the parity gate.
+    """Put a folder with the classifier's files and manifest in place, through the parity gate.
 
     Raises:
         ParityError: the graph does not compute what the torch module computes.
@@ -37,31 +35,33 @@ def export_judge(folder: Path) -> Manifest:
         inputs={"image": Input((3, SIDE, SIDE), "image")},
         config=judge.CONFIG,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        parity = export(network, Path(scratch))
-        shutil.copyfile(Path(scratch) / network.onnx_file, folder / network.onnx_file)
-    (folder / network.onnx_file).chmod(0o644)
-    measured = json.loads(judge.WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
-    manifest = Manifest(
-        id=NAME,
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder.parent) as partial:
+        new = Path(partial) / folder.name
+        new.mkdir()
+        manifest = describe(network, export(network, new), new)
+        write_manifest(manifest, new)
+        for file in new.iterdir():
+            file.chmod(0o644)
+        put_in_place(new, folder)
+    return manifest
+
+
+def describe(network: NetworkExport, parity: float, folder: Path) -> Manifest:
+    """The manifest of the files in ``folder``, whose two exports differ by ``parity`` at most."""
+    measured = json.loads(judge.METRICS.read_text(encoding="utf-8"))
+    return Manifest(
+        id=judge.NAME,
         family="classifier",
         description="Reads the shape, colours, size and place of a captioned shape; for policies.",
         license=LICENSE,
         owned_by=OWNER,
         created=datetime.now(UTC).replace(microsecond=0),
         resolution=(SIDE, SIDE),
-        networks={
-            NETWORK: NetworkFiles(
-                onnx=OnnxFile(file=network.onnx_file, sha256=digest(folder / network.onnx_file))
-            )
-        },
+        networks={NETWORK: files(network, folder)},
         options={"labels": {name: list(values) for name, values in shapes.FACTORS.items()}},
         metrics={**measured, "onnx_parity_max_difference": float(f"{parity:.3g}")},
     )
-    write_manifest(manifest, folder)
-    return manifest
 
 
 if __name__ == "__main__":
-    export_judge(CLASSIFIERS / NAME)
+    export_judge(judge.WEIGHTS.parent)

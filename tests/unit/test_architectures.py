@@ -13,6 +13,7 @@ from model_store.architectures.autoregressive_flow import (
     solve,
 )
 from model_store.architectures.glow import Glow, InvertibleConvolution, unit_triangular_inverse
+from model_store.architectures.hierarchical_vae import Ladder
 from model_store.architectures.nice import NICE
 from model_store.architectures.realnvp import RealNVP
 from services.core.errors import InvalidNetwork
@@ -23,7 +24,23 @@ FORWARDS = [
     ("bernoulli_density", {"x": (1, 8, 8)}, {"log_density": (2,)}),
     ("bernoulli_sampler", {"z": (64,), "component": ()}, {"x": (1, 8, 8)}),
     ("caption_transformer", {"x": (8, 8, 8), "t": (), "tokens": (6,)}, {"velocity": (8, 8, 8)}),
+    (
+        "code_recognition",
+        {"image": (1, 8, 8)},
+        {"category_logits": (10,), "continuous_mean": (2,), "continuous_log_variance": (2,)},
+    ),
+    (
+        "coded_generator",
+        {"z": (24,), "category": (), "continuous": (2,)},
+        {"image": (1, 8, 8)},
+    ),
     ("conditional_generator", {"z": (64,), "label": ()}, {"image": (3, 32, 32)}),
+    ("convolutional_decoder", {"z": (10,)}, {"image": (3, 32, 32)}),
+    (
+        "convolutional_encoder",
+        {"image": (3, 32, 32)},
+        {"mean": (10,), "log_variance": (10,)},
+    ),
     ("exploding_score", {"x": (1, 8, 8), "t": ()}, {"score": (1, 8, 8)}),
     (
         "factor_classifier",
@@ -40,6 +57,12 @@ FORWARDS = [
     ("gaussian_density", {"x": (1, 8, 8)}, {"log_density": (1,), "z": (64,)}),
     ("glow", {"x": (1, 8, 8)}, {"z": (64,), "log_det": ()}),
     ("glow_inverse", {"z": (64,)}, {"x": (1, 8, 8)}),
+    ("hierarchical_decoder", {"z": (28,)}, {"image": (1, 8, 8)}),
+    (
+        "hierarchical_encoder",
+        {"image": (1, 8, 8), "noise": (28,)},
+        {"z": (28,), "mean": (28,), "log_variance": (28,)},
+    ),
     ("iaf", {"z": (64,)}, {"x": (1, 8, 8)}),
     ("iaf_forward_step", {"state": (3, 64), "index": ()}, {"next_state": (3, 64)}),
     ("maf", {"x": (1, 8, 8)}, {"z": (64,), "log_det": ()}),
@@ -50,25 +73,41 @@ FORWARDS = [
     ("nice_inverse", {"z": (64,)}, {"x": (1, 8, 8)}),
     ("noisy_classifier", {"x": (1, 8, 8), "t": ()}, {"logits": (10,)}),
     ("patch_denoiser", {"x": (1, 8, 8), "t": ()}, {"epsilon": (1, 8, 8)}),
+    ("patch_translator", {"source": (3, 32, 32)}, {"image": (3, 32, 32)}),
+    ("perceptron_decoder", {"z": (12,)}, {"image": (1, 8, 8)}),
+    ("perceptron_encoder", {"image": (1, 8, 8)}, {"z": (12,)}),
     ("pixel_denoiser", {"x": (1, 8, 8), "t": ()}, {"epsilon": (1, 8, 8)}),
     ("realnvp", {"x": (1, 8, 8)}, {"z": (64,), "log_det": ()}),
     ("realnvp_inverse", {"z": (64,)}, {"x": (1, 8, 8)}),
+    ("residual_enlarger", {"source": (3, 16, 16)}, {"image": (3, 64, 64)}),
     ("spatial_decoder", {"z": (8, 8, 8)}, {"image": (3, 32, 32)}),
     ("spatial_encoder", {"image": (3, 32, 32)}, {"mean": (8, 8, 8), "log_variance": (8, 8, 8)}),
+    ("strided_critic", {"image": (1, 8, 8)}, {"realness": ()}),
+    ("strided_encoder", {"image": (1, 8, 8)}, {"mean": (32,), "log_variance": (32,)}),
+    ("strided_generator", {"z": (32,)}, {"image": (1, 8, 8)}),
     (
         "super_resolver",
         {"x": (3, 64, 64), "t": (), "enlarged": (3, 64, 64)},
         {"velocity": (3, 64, 64)},
     ),
+    (
+        "token_transformer",
+        {"token": (), "position": (), "tokens": (6,), "cache": (4, 2, 69, 96)},
+        {"logits": (512,), "entry": (4, 2, 96)},
+    ),
+    ("two_level_decoder", {"codes": (20,)}, {"image": (1, 8, 8)}),
+    ("two_level_encoder", {"image": (1, 8, 8)}, {"scores": (20, 64)}),
     ("vector_decoder", {"z": (32,)}, {"image": (3, 32, 32)}),
     ("vector_encoder", {"image": (3, 32, 32)}, {"mean": (32,), "log_variance": (32,)}),
+    ("vector_quantized_decoder", {"codes": (64,)}, {"image": (3, 32, 32)}),
+    ("vector_quantized_encoder", {"image": (3, 32, 32)}, {"scores": (64, 512)}),
 ]
 
 
 def draw(name, shape, count):
     if name == "component":
         return torch.randint(2, (count, *shape))
-    if name in ("label", "tokens", "index"):
+    if name in ("label", "tokens", "index", "category", "token", "position", "codes"):
         return torch.randint(4, (count, *shape))
     return torch.rand(count, *shape)
 
@@ -268,3 +307,46 @@ def test_activation_normalisation_gives_every_channel_mean_0_and_variance_1():
     h = (h + norm.bias) * norm.log_scale.exp()
     torch.testing.assert_close(h.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(h.std((0, 2, 3)), torch.ones(4))
+
+
+def test_a_ladders_latents_are_in_units_of_the_prior_given_the_levels_above():
+    """Against torch.distributions, level by level, in the latents' own coordinates."""
+    torch.manual_seed(3)
+    ladder = Ladder(latents=(2, 3, 4), width=16, dropout=0.0).eval().double()
+    for parameter in ladder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    image = torch.rand(5, 1, 8, 8, dtype=torch.float64)
+    noise = torch.randn(5, 9, dtype=torch.float64)
+    with torch.no_grad():
+        z, mean, log_variance = ladder.infer(image, noise)
+        state, place = ladder.top.expand(5, -1), 0
+        for level, size in zip(ladder.levels, ladder.latents, strict=True):
+            part = slice(place, place + size)
+            center, log_scale = level.prior(state).chunk(2, 1)
+            prior = torch.distributions.Normal(center, log_scale.exp())
+            seen = torch.distributions.Normal(
+                center + prior.scale * mean[:, part],
+                prior.scale * (0.5 * log_variance[:, part]).exp(),
+            )
+            own = center + prior.scale * z[:, part]
+            unit = torch.distributions.Normal(*torch.tensor([0.0, 1.0], dtype=torch.float64))
+            told = torch.distributions.Normal(mean[:, part], (0.5 * log_variance[:, part]).exp())
+            divergence = torch.distributions.kl_divergence
+            assert torch.allclose(divergence(seen, prior), divergence(told, unit), atol=1e-4)
+            weight = prior.log_prob(own) - seen.log_prob(own)
+            in_units = unit.log_prob(z[:, part]) - told.log_prob(z[:, part])
+            assert torch.allclose(weight, in_units, atol=1e-4)
+            state, place = level(state, z[:, part]), place + size
+        assert torch.equal(ladder.decode(z), ladder.image(state).view(5, 1, 8, 8))
+
+
+def test_a_ladders_level_sees_nothing_of_those_below_it():
+    ladder = build("hierarchical_encoder", {"latents": [2, 3], "width": 16})
+    image, noise = torch.rand(1, 1, 8, 8), torch.randn(1, 5)
+    other = noise.clone()
+    other[:, 2:] += 1
+    with torch.no_grad():
+        first, second = ladder(image, noise), ladder(image, other)
+    assert torch.equal(first[0][:, :2], second[0][:, :2])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0][:, 2:], second[0][:, 2:])

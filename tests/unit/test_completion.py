@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from services.core.network import OpenedModel
 from services.core.parameters import Latents
+from services.core.vocabulary import Slot, Vocabulary
 from services.families.diffusion.conditioning import FactorWords
 from services.families.diffusion.steering import Words
-from services.families.diffusion.tokenizer import Slot, Vocabulary
 from tests.engines import ask, pixels_of, ready, some_pixels
 from tests.tiny_models import VOCABULARY, tiny_diffusion
 

@@ -18,10 +18,10 @@ from services.core.errors import InvalidNetwork, InvalidParameter
 from services.core.labels import label_index
 from services.core.model import Conditioning
 from services.core.network import AdaptablePromptEncoder, Network, OpenedModel, PromptEncoder
+from services.core.vocabulary import Vocabulary
 from services.families.diffusion.options import DiffusionOptions, FromLabel, FromPrompt
 from services.families.diffusion.prompt_cache import PromptCache
 from services.families.diffusion.steering import Condition, Words
-from services.families.diffusion.tokenizer import Vocabulary
 
 COMPLETION_STREAM = 0x5CE4E
 """Keeps what is drawn of a scene apart from the noise that the same seed draws."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.families.diffusion.tokenizer import Vocabulary
+from services.core.vocabulary import Vocabulary
 from services.families.latent import Options
 from services.families.likelihood import ReferenceSettings
 from services.sampling.denoiser import PredictionType
@@ -112,6 +112,7 @@ class DiffusionOptions(Options):
     )
     defaults: Defaults = Defaults()
     reference_log_likelihoods: list[float] | None = None
+    reference_corrected_bits_per_dim: list[float] | None = None
     reference_settings: ReferenceSettings = Field(default_factory=dict)
 
     @model_validator(mode="after")

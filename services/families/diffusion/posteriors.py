@@ -12,7 +12,7 @@ from torch import Tensor
 from services.core.images import Pixels
 from services.core.job import Job
 from services.core.network import Network
-from services.core.pixels import LEVELS, to_bins, to_tensor
+from services.core.pixels import LEVELS, bin_centers, to_tensor
 from services.families.diffusion.results import Renderer
 from services.families.latent import unique_images
 
@@ -62,6 +62,5 @@ def _within_bins(
 ) -> tuple[Tensor, Tensor]:
     """An 8-bit pixel stands for its bin: the centre, and a uniform distribution's spread."""
     low, high = pixel_range
-    centers = torch.full((len(images), *images[0].shape), 0.5)
-    mean = to_bins(images, centers, pixel_range)
+    mean = bin_centers(images, pixel_range)
     return mean, torch.full_like(mean, (high - low) / LEVELS / math.sqrt(12))

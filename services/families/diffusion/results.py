@@ -22,7 +22,7 @@ from services.families.diffusion.ode_flight import OdeFlight
 from services.families.diffusion.options import DiffusionOptions
 from services.families.diffusion.panorama import growth_of
 from services.families.diffusion.tiling import Tiling, tiling_of
-from services.families.likelihood import comparable, judged
+from services.families.likelihood import Complexity, comparable, judged
 from services.sampling.bounds import (
     discretized_logistic_log_likelihood,
     gaussian_entropy,
@@ -175,7 +175,8 @@ class Renderer:
             },
             samples=count,
             std_error=stdev(estimates) / math.sqrt(count) if count > 1 else None,
-            reference=self._reference(row),
+            reference=self._reference(row, self._options.reference_log_likelihoods),
+            complexity=self._complexity(row),
         )
 
     def _estimate(self, row: OdeFlight, reconstructions: Sequence[float]) -> Result:
@@ -204,15 +205,22 @@ class Renderer:
             },
             samples=count,
             std_error=stdev(estimates) / math.sqrt(count) if count > 1 else None,
-            reference=self._reference(row),
+            reference=self._reference(row, self._options.reference_log_likelihoods),
+            complexity=self._complexity(row),
         )
 
-    def _reference(self, row: Judgement | OdeFlight) -> Sequence[float] | None:
+    def _complexity(self, row: Judgement | OdeFlight) -> Complexity:
+        quantiles = self._options.reference_corrected_bits_per_dim
+        return Complexity(row.job.images[0], self._reference(row, quantiles))
+
+    def _reference(
+        self, row: Judgement | OdeFlight, quantiles: Sequence[float] | None
+    ) -> Sequence[float] | None:
         """What the model was told by another name than a prompt counts as one."""
-        options, asked = self._options, row.job.parameters.model_dump()
+        asked = row.job.parameters.model_dump()
         if asked.get("factors") is not None or asked.get("label") is not None:
             asked["prompt"] = None
-        return comparable(options.reference_log_likelihoods, options.reference_settings, asked)
+        return comparable(quantiles, self._options.reference_settings, asked)
 
     def _entropy(self, row: Judgement | OdeFlight) -> float:
         """Of the posterior; in pixel space, of the uniform noise within a pixel's bin."""
