@@ -56,7 +56,12 @@ class Images(_Answer):
 
 
 class Likelihood(_Answer):
-    """How probable one image is; ``log_likelihood`` and ``std_error`` in nats."""
+    """How probable one image is; ``log_likelihood`` and ``std_error`` in nats.
+
+    ``corrected_bits_per_dim`` is ``bits_per_dim`` less what a lossless compressor needs, so that
+    simple images are not preferred; the lowest ``corrected_percentile`` are anomalous, as the
+    lowest ``percentile`` are. ``posterior`` is a density's, by class or component.
+    """
 
     log_likelihood: float | None
     bits_per_dim: float | None
@@ -65,6 +70,11 @@ class Likelihood(_Answer):
     terms: dict[str, Any] | None = None
     percentile: float | None = None
     anomalous: bool | None = None
+    complexity_bits_per_dim: float | None = None
+    corrected_bits_per_dim: float | None = None
+    corrected_percentile: float | None = None
+    corrected_anomalous: bool | None = None
+    posterior: dict[str, float] | None = None
 
 
 class Likelihoods(_Answer):
@@ -83,9 +93,19 @@ class Latents(_Answer):
 
 
 class Encoding(_Answer):
-    """One image's latents."""
+    """What a model's networks read in one image: latents, codes, or a critic's score.
 
-    latents: Latents
+    ``realness`` is no likelihood; ``realness_percentile`` is its place among those of held-out
+    images.
+    """
+
+    latents: Latents | None = None
+    category: int | None = None
+    category_probabilities: list[float] | None = None
+    continuous: list[float] | None = None
+    continuous_std: list[float] | None = None
+    realness: float | None = None
+    realness_percentile: float | None = None
 
 
 class Encodings(_Answer):

@@ -27,12 +27,20 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+class ReviewPlace(_Answer):
+    """Where to ask what became of images that a policy holds."""
+
+    id: str
+    url: str
+
+
 class JobError(_Answer):
-    """Why a job failed."""
+    """Why a job failed; ``review`` is there where a policy holds what it made."""
 
     message: str
     code: str
     param: str | None = None
+    review: ReviewPlace | None = None
 
 
 class Artefact(_Answer):

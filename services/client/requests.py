@@ -50,7 +50,12 @@ class GenerateOptions(_Common, total=False):
     guidance_scale: float
     truncation: float
     temperature: float
-    latents: Latents | Mapping[str, Any] | Sequence[Latents | Mapping[str, Any]]
+    temperatures: Sequence[float]
+    top_k: int
+    top_p: float
+    latents: Latents | Mapping[str, Any] | Sequence[Latents | Mapping[str, Any]] | None
+    category: int
+    continuous: Sequence[float]
     output_format: Literal["png", "jpeg", "webp"]
     output_compression: int
     preview_every: int
@@ -64,6 +69,12 @@ class EditOptions(GenerateOptions, total=False):
     mask: ImageSource
     strength: float
     seeds: Sequence[int]
+    latent_index: int
+    code: str
+    range: Sequence[float]
+    values: Sequence[float]
+    sample: bool
+    levels: int
     source_prompt: str
     end_prompt: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import httpx
 from PIL import Image, ImageDraw
 
 from services.core.errors import from_json
+from services.demo.drawings import COLORS, drawing
 
 ANSWER_SECONDS = 120.0
 PROMPTS = (
@@ -23,7 +25,12 @@ PROMPTS = (
 )
 LABELS = ("star", "ring", "cross", "square")
 DIGITS = ("2", "3", "6", "7")
+DIGIT_GANS = ("digits-dcgan", "digits-wgan-gp", "digits-infogan", "digits-vae-gan")
 SEED = 7
+NOISE = 48
+"""Standard deviation of the noise that a digit is given, in steps of 255."""
+TRAVERSED = 0
+"""The number of `shapes-vae`'s latent that the strip shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,12 @@ class Service:
         values: dict[str, Any] = answer.json()
         return values
 
+    def models(self) -> frozenset[str]:
+        """The ids of all models that are served."""
+        answer = self._client.get("/v1/models", timeout=ANSWER_SECONDS)
+        answer.raise_for_status()
+        return frozenset(model["id"] for model in answer.json()["data"])
+
     def images(self, route: str, **body: Any) -> tuple[bytes, ...]:
         """The images of a generate or edit request."""
         return tuple(base64.b64decode(i["b64_json"]) for i in self.ask(route, body)["data"])
@@ -89,7 +102,10 @@ def tour(service: Service) -> Iterator[Exhibit]:
 
     digits = list(_digits(service))
     yield from digits
-    yield _enlarged(service)
+    yield from _digit_gans(service, digits[0].images)
+    yield from _autoencoders(service, digits[0].images)
+    yield _enlarged(service, "photos-sr", "super-resolution")
+    yield from _translated(service)
     yield from _edits(service, pictures[0])
     yield _likelihoods(service, digits[0].images, drawn)
 
@@ -115,17 +131,115 @@ def _digits(service: Service) -> Iterator[Exhibit]:
     yield _exhibit("digits-ddpm", title, DIGITS, guided, started)
 
 
-def _enlarged(service: Service) -> Exhibit:
-    """The pictures of the text-to-image model at twice their size, each in one request."""
+def _digit_gans(service: Service, digits: Sequence[bytes]) -> Iterator[Exhibit]:
+    """The GANs of handwritten digits, with what their other networks read in images."""
+    shown = (_dcgan, _wgan_gp, _infogan, _vae_gan)
+    served = service.models()
+    for model, show in zip(DIGIT_GANS, shown, strict=True):
+        if model in served:  # a catalog may hold fewer models
+            yield show(service, digits)
+
+
+def _dcgan(service: Service, _: Sequence[bytes]) -> Exhibit:
+    started = time.perf_counter()
+    made = service.images("generate", model="digits-dcgan", n=4, seed=SEED)
+    seeds = [f"seed {SEED + i}" for i in range(4)]
+    return _exhibit("digits-dcgan", "digits-dcgan: from noise (DCGAN)", seeds, made, started)
+
+
+def _wgan_gp(service: Service, _: Sequence[bytes]) -> Exhibit:
+    started = time.perf_counter()
+    scored = service.ask("generate", {"model": "digits-wgan-gp", "n": 4, "seed": SEED})["data"]
+    images = [base64.b64decode(one["b64_json"]) for one in scored]
+    captions = [f"realness {one['realness']:.1f}" for one in scored]
+    title = "digits-wgan-gp: with the critic's score, which is no density (WGAN-GP)"
+    return _exhibit("digits-wgan-gp", title, captions, images, started)
+
+
+def _infogan(service: Service, _: Sequence[bytes]) -> Exhibit:
+    started = time.perf_counter()
+    strip = service.images("edit", model="digits-infogan", operation="traverse", seed=SEED)
+    captions = [f"category {i}" for i in range(len(strip))]
+    title = "digits-infogan: every category, found without labels (InfoGAN)"
+    return _exhibit("digits-infogan", title, captions, strip, started)
+
+
+def _vae_gan(service: Service, digits: Sequence[bytes]) -> Exhibit:
+    started = time.perf_counter()
+    sent = [base64.b64encode(digit).decode() for digit in digits]
+    again = service.images(
+        "edit", model="digits-vae-gan", operation="reconstruct", images=sent, seed=SEED
+    )
+    captions = [*["an image"] * len(digits), *["reconstructed"] * len(again)]
+    title = "digits-vae-gan: images and their reconstructions (VAE-GAN)"
+    return _exhibit("digits-vae-gan", title, captions, (*digits, *again), started)
+
+
+def _autoencoders(service: Service, digits: Sequence[bytes]) -> Iterator[Exhibit]:
+    """Autoencoders: through a code, without noise, and along one number of a latent."""
+    for model, operation, title, sent in (
+        ("digits-autoencoder", "reconstruct", "through twelve numbers (autoencoder)", digits),
+        (
+            "digits-denoising-ae",
+            "denoise",
+            "noise taken away (denoising autoencoder)",
+            [noisy(digit) for digit in digits],
+        ),
+    ):
+        started = time.perf_counter()
+        images = [base64.b64encode(image).decode() for image in sent]
+        made = service.images("edit", model=model, operation=operation, images=images)
+        captions = [*["an image"] * len(sent), *[operation] * len(made)]
+        yield _exhibit(model, f"{model}: {title}", captions, (*sent, *made), started)
+
+    started = time.perf_counter()
+    strip = service.images(
+        "edit",
+        model="shapes-vae",
+        operation="traverse",
+        latent_index=TRAVERSED,
+        range=[-2, 2],
+        n=8,
+        seed=SEED,
+    )
+    title = f"shapes-vae: number {TRAVERSED} of the latent moved by itself (traversal)"
+    yield _exhibit("traverse", title, ["-2", *[""] * 6, "2"], strip, started)
+
+
+def _enlarged(service: Service, model: str, how: str) -> Exhibit:
+    """The pictures of the text-to-image model at a multiple of their size, each in one request."""
     started = time.perf_counter()
     large = [
-        service.images(
-            "generate", model="shapes-ldm", cascade="photos-sr", prompt=prompt, seed=SEED
-        )[0]
+        service.images("generate", model="shapes-ldm", cascade=model, prompt=prompt, seed=SEED)[0]
         for prompt in PROMPTS
     ]
-    title = "shapes-ldm, then photos-sr: a cascade in one request (super-resolution)"
-    return _exhibit("photos-sr", title, PROMPTS, large, started)
+    title = f"shapes-ldm, then {model}: a cascade in one request ({how})"
+    return _exhibit(model, title, PROMPTS, large, started)
+
+
+def _translated(service: Service) -> Iterator[Exhibit]:
+    """The image-to-image generators that are served; a catalog may hold neither."""
+    served = service.models()
+    if "photos-srgan" in served:
+        yield _enlarged(service, "photos-srgan", "SRGAN, at four times the size")
+    if "shapes-pix2pix" in served:
+        yield _filled(service)
+
+
+def _filled(service: Service) -> Exhibit:
+    """Drawings of outlines, and what the translator makes of them, all in one request."""
+    started = time.perf_counter()
+    outlines = [drawing(name) for name in COLORS]
+    made = service.images(
+        "edit",
+        model="shapes-pix2pix",
+        operation="translate",
+        images=[base64.b64encode(outline).decode() for outline in outlines],
+    )
+    captions = [caption for name in COLORS for caption in (f"{name}, drawn", "filled")]
+    images = [image for pair in zip(outlines, made, strict=True) for image in pair]
+    title = "shapes-pix2pix: outline to filled shape (translation)"
+    return _exhibit("shapes-pix2pix", title, captions, images, started)
 
 
 def _edits(service: Service, star: bytes) -> Iterator[Exhibit]:
@@ -211,6 +325,14 @@ def right_half(image: bytes) -> bytes:
 def negative(image: bytes) -> bytes:
     """The image's negative."""
     return _png(Image.open(io.BytesIO(image)).point(lambda value: 255 - value))
+
+
+def noisy(image: bytes) -> bytes:
+    """The image in grey with Gaussian noise, the same each time."""
+    source = random.Random(SEED)  # noqa: S311 - nothing here is a secret
+    grey = Image.open(io.BytesIO(image)).convert("L")
+    moved = (round(value + source.gauss(0, NOISE)) for value in grey.tobytes())
+    return _png(Image.frombytes("L", grey.size, bytes(min(max(value, 0), 255) for value in moved)))
 
 
 def _png(image: Image.Image) -> bytes:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from services.core.errors import InvalidManifest, InvalidParameter
 from services.core.job import Call, Job
+from services.core.network import Network
 from services.core.parameters import Latents, Parameters, Seed
+from services.core.pixels import bin_centers, require_finite
 from services.core.validation import explain
 from services.sampling.interpolation import lerp, slerp
 
@@ -197,3 +199,27 @@ def unique_images(jobs: Sequence[Job[Any]]) -> dict[int, int]:
         for image in job.images:
             places.setdefault(id(image), len(places))
     return places
+
+
+def exact_latents(
+    jobs: Sequence[Job[Any]],
+    network: Network,
+    pixel_range: tuple[float, float],
+    device: torch.device,
+) -> dict[int, Tensor]:
+    """``z`` of a batch's distinct images, each pixel in the middle of its bin, by their identity.
+
+    Args:
+        jobs: may have no images.
+        network: takes ``x`` and gives ``z``.
+        pixel_range: of ``x``.
+        device: of the network.
+    """
+    places = unique_images(jobs)
+    if not places:
+        return {}
+    by_id = {id(image): image for job in jobs for image in job.images}
+    x = bin_centers([by_id[key] for key in places], pixel_range)
+    z = network(x=x.to(device))["z"].cpu()
+    require_finite(z)
+    return {key: z[i] for key, i in places.items()}

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from services.core.complexity import complexity_bits
+from services.core.images import Pixels
 from services.core.model import ANOMALOUS_PERCENTILE, LikelihoodKind, ReferenceSet
 from services.core.trajectory import Result
 from services.sampling.bounds import bits_per_dim, percentile_among
 
 ReferenceSettings = dict[str, int | str | None]
 """The parameters that a model's reference quantiles were computed with, by name."""
+
+
+class Complexity(NamedTuple):
+    """What a likelihood is corrected by.
+
+    Attributes:
+        image: whose complexity is counted.
+        reference: ascending quantiles of ``corrected_bits_per_dim`` of held-out images.
+    """
+
+    image: Pixels
+    reference: Sequence[float] | None
 
 
 def reference_set(
@@ -34,7 +48,7 @@ def comparable(
     quantiles of another estimator a percentile would say nothing of the image.
 
     Args:
-        reference: ascending quantiles of log-likelihoods of held-out images.
+        reference: ascending quantiles of held-out images.
         settings: the parameters that matter, as they were for the reference.
         asked: the request's own parameters.
     """
@@ -51,6 +65,7 @@ def judged(
     samples: int,
     std_error: float | None,
     reference: Sequence[float] | None,
+    complexity: Complexity | None = None,
 ) -> Result:
     """The result of a likelihood job.
 
@@ -63,16 +78,45 @@ def judged(
         std_error: of the log-likelihood, in nats; ``None`` where one draw cannot tell.
         reference: ascending quantiles of log-likelihoods of held-out images. Below their
             `ANOMALOUS_PERCENTILE` an image is called anomalous.
+        complexity: what the likelihood is corrected by, where that says anything.
     """
     percentile = percentile_among(log_likelihood, reference) if reference else None
+    bits = bits_per_dim(log_likelihood, dims)
     values: dict[str, Any] = {
         "log_likelihood": log_likelihood,
-        "bits_per_dim": bits_per_dim(log_likelihood, dims),
+        "bits_per_dim": bits,
         "kind": kind,
         "std_error": std_error,
         "terms": dict(terms),
         "samples": samples,
         "percentile": percentile,
-        "anomalous": None if percentile is None else percentile < ANOMALOUS_PERCENTILE,
+        "anomalous": _anomalous(percentile),
     }
-    return Result(values=values)
+    return Result(values={**values, **_corrected(bits, complexity)})
+
+
+def _corrected(bits: float, complexity: Complexity | None) -> dict[str, float | bool | None]:
+    """The likelihood without what a simple image is worth to any model.
+
+    A compressor's bits are subtracted from the model's (Serra et al., 2020, arXiv:1909.11480, eq.
+    3): the log-ratio of a general model of images and this one. Above 0 the model finds the image
+    stranger than a compressor does. The percentile is turned round, so that here too the lowest are
+    anomalous.
+    """
+    compressed = score = percentile = None
+    found = None if complexity is None else complexity_bits(complexity.image)
+    if complexity is not None and found is not None:
+        compressed = found / complexity.image.size
+        score = bits - compressed
+        if complexity.reference:
+            percentile = 100 - percentile_among(score, complexity.reference)
+    return {
+        "complexity_bits_per_dim": compressed,
+        "corrected_bits_per_dim": score,
+        "corrected_percentile": percentile,
+        "corrected_anomalous": _anomalous(percentile),
+    }
+
+
+def _anomalous(percentile: float | None) -> bool | None:
+    return None if percentile is None else percentile < ANOMALOUS_PERCENTILE

@@ -19,7 +19,7 @@ from services.core.labels import label_index
 from services.core.model import ModelInfo
 from services.core.network import Network
 from services.core.parameters import Latents, Parameters
-from services.core.pixels import LEVELS, from_bins, require_finite, to_bins
+from services.core.pixels import BIN_CENTER, LEVELS, from_bins, require_finite, to_bins
 from services.core.trajectory import Result, Trajectory, Workload
 from services.families.density import parameters as asked
 from services.families.latent import (
@@ -27,14 +27,13 @@ from services.families.latent import (
     Options,
     check_frames,
     ends,
+    exact_latents,
     generator,
     latent_from,
-    unique_images,
 )
-from services.families.likelihood import comparable, judged, reference_set
+from services.families.likelihood import Complexity, comparable, judged, reference_set
 from services.sampling.bounds import importance_weighted_bound
 
-BIN_CENTER = 0.5
 WEIGHTS_TOLERANCE = 1e-6
 REFERENCE_SETTINGS: dict[str, int | str | None] = {"label": None}
 """References are of the likelihood under all components."""
@@ -57,6 +56,7 @@ class DensityOptions(Options):
     labels: tuple[str, ...] = ()
     binary: bool = False
     reference_log_likelihoods: list[float] | None = None
+    reference_corrected_bits_per_dim: list[float] | None = None
 
     @model_validator(mode="after")
     def _components_agree(self) -> Self:
@@ -181,7 +181,8 @@ class DensityEngine(Engine):
 
     def prepare(self, jobs: Sequence[Job[Any]]) -> list[Trajectory]:
         """Encode the images that have to be, in one batch, then start each row."""
-        encoded = self._encode([job for job in jobs if job.name != "likelihood"])
+        others = [job for job in jobs if job.name != "likelihood"]
+        encoded = exact_latents(others, self.density, self.model.pixel_range, self.device)
         return [self._start(job, encoded) for job in jobs]
 
     def step(self, batch: Sequence[Trajectory]) -> None:
@@ -209,18 +210,6 @@ class DensityEngine(Engine):
         )["x"]
         pixels = from_bins(x, self.model.pixel_range)
         return [Result(image, self._values(t)) for t, image in zip(batch, pixels, strict=True)]
-
-    def _encode(self, jobs: Sequence[Job[Any]]) -> dict[int, Tensor]:
-        places = unique_images(jobs)
-        if not places:
-            return {}
-        by_id = {id(image): image for job in jobs for image in job.images}
-        images = [by_id[key] for key in places]
-        centers = torch.full((len(images), *images[0].shape), BIN_CENTER)
-        x = to_bins(images, centers, self.model.pixel_range)
-        z = self.density(x=x.to(self.device))["z"].cpu()
-        require_finite(z)
-        return {key: z[i] for key, i in places.items()}
 
     def _start(self, job: Job[Any], encoded: Mapping[int, Tensor]) -> Trajectory:
         source = generator(job.seed)
@@ -290,10 +279,18 @@ class DensityEngine(Engine):
             samples=count,
             std_error=0.0 if count == 1 else float(error),
             reference=comparable(self.options.reference_log_likelihoods, REFERENCE_SETTINGS, given),
+            complexity=self._complexity(row, given),
         )
         if len(self.log_weights) == 1:
             return result
         return Result(values={**result.values, "posterior": self._posterior(joint)})
+
+    def _complexity(self, row: Judgement, given: Mapping[str, Any]) -> Complexity | None:
+        """None for a binary density: a compressor of 256 levels says nothing of two."""
+        if self.options.binary:
+            return None
+        quantiles = self.options.reference_corrected_bits_per_dim
+        return Complexity(row.job.images[0], comparable(quantiles, REFERENCE_SETTINGS, given))
 
     def _posterior(self, joint: Tensor) -> dict[str, float]:
         """``p(k | image)`` by Bayes' rule, by the class's name or the component's number."""

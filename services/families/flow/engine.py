@@ -17,7 +17,7 @@ from services.core.job import Call, Job
 from services.core.model import ModelInfo
 from services.core.network import Network, TensorSpec
 from services.core.parameters import Latents, Parameters
-from services.core.pixels import LEVELS, from_bins, require_finite, to_bins
+from services.core.pixels import BIN_CENTER, LEVELS, bin_centers, from_bins, require_finite, to_bins
 from services.core.trajectory import Result, Trajectory, Workload
 from services.families.flow.parameters import (
     Encode,
@@ -40,14 +40,13 @@ from services.families.latent import (
     check_frames,
     drawn,
     ends,
+    exact_latents,
     generator,
     latent_limits,
-    unique_images,
 )
-from services.families.likelihood import judged, reference_set
+from services.families.likelihood import Complexity, judged, reference_set
 from services.sampling.bounds import importance_weighted_bound, standard_normal_log_density
 
-BIN_CENTER = 0.5
 MAX_STEPS = 1 << 16
 
 Steps = Annotated[int, Field(ge=REHEARSED_STEPS, le=MAX_STEPS)]
@@ -68,6 +67,7 @@ class FlowOptions(Options):
     forward_steps: Steps | None = None
     inverse_steps: Steps | None = None
     reference_log_likelihoods: list[float] | None = None
+    reference_corrected_bits_per_dim: list[float] | None = None
 
     @model_validator(mode="after")
     def _one_direction_is_quick(self) -> Self:
@@ -165,7 +165,9 @@ class FlowEngine(Engine):
     def prepare(self, jobs: Sequence[Job[Any]]) -> list[Trajectory]:
         """Encode the images that have to be, in one batch, then start each row."""
         quick = [job for job in jobs if job.name != "likelihood"]
-        encoded = self._encode(quick) if self.options.forward_steps is None else {}
+        encoded = {}
+        if self.options.forward_steps is None:
+            encoded = exact_latents(quick, self.forward, self.model.pixel_range, self.device)
         return [self._start(job, encoded) for job in jobs]
 
     def step(self, batch: Sequence[Trajectory]) -> None:
@@ -267,18 +269,6 @@ class FlowEngine(Engine):
         (only,) = found
         return only
 
-    def _encode(self, jobs: Sequence[Job[Any]]) -> dict[int, Tensor]:
-        places = unique_images(jobs)
-        if not places:
-            return {}
-        by_id = {id(image): image for job in jobs for image in job.images}
-        images = [by_id[key] for key in places]
-        centers = torch.full((len(images), *images[0].shape), BIN_CENTER)
-        x = to_bins(images, centers, self.model.pixel_range)
-        z = self.forward(x=x.to(self.device))["z"].cpu()
-        require_finite(z)
-        return {key: z[i] for key, i in places.items()}
-
     def _start(self, job: Job[Any], encoded: Mapping[int, Tensor]) -> Trajectory:
         source = generator(job.seed)
         parameters, load = job.parameters, self.workload(job)
@@ -286,8 +276,7 @@ class FlowEngine(Engine):
             center = torch.full(job.images[0].shape, BIN_CENTER)
             return Judgement(job=job, workload=load, x=center, generator=source)
         if self.stepwise is not None and load.step == "forward_step":
-            centers = torch.full((len(job.images), *self._image_shape()), BIN_CENTER)
-            images = to_bins(job.images, centers, self.model.pixel_range)
+            images = bin_centers(job.images, self.model.pixel_range)
             state = self.stepwise.begin(images)
             return Unfolding(job=job, workload=load, x=state, generator=source)
         found = [encoded[id(image)] for image in job.images]
@@ -338,4 +327,5 @@ class FlowEngine(Engine):
             samples=count,
             std_error=0.0 if count == 1 else float(error),
             reference=self.options.reference_log_likelihoods,
+            complexity=Complexity(row.job.images[0], self.options.reference_corrected_bits_per_dim),
         )

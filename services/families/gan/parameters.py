@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from services.core.parameters import Latents, Parameters
-from services.families.latent import Count, Frames
+from services.families.latent import Count, Frames, PerImage
+from services.families.traversal import LatentTraversal
+
+P = TypeVar("P", bound=Parameters)
 
 Truncation = Annotated[
     float,
@@ -18,10 +22,16 @@ Truncation = Annotated[
         "more typical images, less variety (Brock et al., 2019).",
     ),
 ]
+Label = Annotated[
+    int | str | None,
+    Field(description="One of the model's labels, by name or index; drawn by the seed if absent."),
+]
+LABEL_FIELDS: Mapping[str, Any] = {"label": (Label, None)}
+"""What a request says a label with."""
 
 
 class Generate(Parameters):
-    """Parameters of ``generate`` for an unconditional GAN."""
+    """Parameters of ``generate``."""
 
     n: Count = 1
     truncation: Truncation = 1.0
@@ -33,24 +43,63 @@ class Generate(Parameters):
 
 
 class Interpolate(Frames):
-    """Parameters of ``interpolate`` for an unconditional GAN."""
+    """Parameters of ``interpolate``."""
 
     truncation: Truncation = 1.0
 
 
-Label = Annotated[
-    int | str | None,
-    Field(description="One of the model's labels, by name or index; drawn by the seed if absent."),
-]
+class InterpolateImages(Interpolate):
+    """Parameters of ``interpolate`` where images can be encoded."""
+
+    images_needed: ClassVar[tuple[int, int]] = (0, 2)
 
 
-class GenerateLabeled(Generate):
-    """Parameters of ``generate`` for a GAN conditioned on a label."""
+class Traverse(LatentTraversal):
+    """Parameters of ``traverse``: a strip along which one number of the latent changes."""
 
-    label: Label = None
+    truncation: Truncation = 1.0
 
 
-class InterpolateLabeled(Interpolate):
-    """Parameters of ``interpolate`` for a GAN conditioned on a label."""
+class TraverseFromImage(Traverse):
+    """Parameters of ``traverse`` where the image that the strip goes through can be encoded."""
 
-    label: Label = None
+    images_needed: ClassVar[tuple[int, int]] = (0, 1)
+
+
+class Reconstruct(PerImage):
+    """Parameters of ``reconstruct``: encode and generate again."""
+
+
+class Encode(PerImage):
+    """Parameters of ``encode``: what the model's networks read in an image.
+
+    Latents where it has an encoder, codes where it has a recognition network, ``realness`` where it
+    has a critic.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ()
+    """What the answer holds for each image."""
+
+    @classmethod
+    def described(cls) -> dict[str, Any]:
+        """See `Parameters.described`; ``x-gives`` is what the answer holds for each image."""
+        return {**super().described(), "x-gives": list(cls.gives)}
+
+
+def conditioned(base: type[P], fields: Mapping[str, Any]) -> type[P]:
+    """An operation's parameters with the fields that a model's condition is said with.
+
+    Args:
+        base: of the operation.
+        fields: as `pydantic.create_model` takes them; there may be none.
+    """
+    if not fields:
+        return base
+    return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **fields)
+
+
+def encode_giving(names: tuple[str, ...]) -> type[Encode]:
+    """The parameters of ``encode`` for a model whose answers hold these values."""
+    kind = create_model("Encode", __base__=Encode, __doc__=Encode.__doc__)
+    kind.gives = names
+    return kind

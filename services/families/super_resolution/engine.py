@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from services.core import images as codec
 from services.core.engine import REHEARSED_STEPS, Engine
 from services.core.errors import InvalidManifest, InvalidParameter
 from services.core.images import Pixels
@@ -24,12 +22,12 @@ from services.core.pixels import to_pixels, to_tensor
 from services.core.trajectory import Result, Trajectory, Workload
 from services.families.latent import Options, generator
 from services.families.super_resolution.parameters import SuperResolve
-from services.families.super_resolution.tiling import Tiling, tiling
 from services.sampling.denoiser import PredictionType, to_denoised
 from services.sampling.enlarging import enlarged
 from services.sampling.plan import Plan, advanced
 from services.sampling.samplers import SamplerName, make_plan, samplers_for
 from services.sampling.schedule import VariancePreserving
+from services.sampling.tiling import Tiling, tiling
 
 MOST_SIDE = 256
 """Of an image that is to be enlarged: 121 tiles of 64 pixels at twice its size."""
@@ -144,7 +142,7 @@ class SuperResolutionEngine(Engine):
         """Tiles of images of any size share evaluations."""
         height, width = job.images[0].shape[1:]
         factor = self.options.factor
-        tiles = tiling_of(height * factor, width * factor, self.side)
+        tiles = tiling(height * factor, width * factor, self.side)
         return Workload(
             decode="image",
             step="denoiser",
@@ -236,7 +234,7 @@ class SuperResolutionEngine(Engine):
             generator=source,
             plan=plan,
             base=base,
-            tiles=tiling_of(base.shape[1], base.shape[2], self.side),
+            tiles=tiling(base.shape[1], base.shape[2], self.side),
         )
 
     def _images(
@@ -244,7 +242,7 @@ class SuperResolutionEngine(Engine):
     ) -> tuple[tuple[Pixels, ...], Pixels | None]:
         """The image at its own size, where others are brought to the model's."""
         self._count_images(call, kind)
-        pixels = codec.decode(call.images[0], None, self.model.channels, self.limits)
+        pixels = self.image_decoder.image(call.images[0], None, self.model.channels)
         sides = pixels.shape[1:]
         if min(sides) < self.least_side or max(sides) > MOST_SIDE:
             raise InvalidParameter(
@@ -253,7 +251,3 @@ class SuperResolutionEngine(Engine):
                 param="image",
             )
         return (pixels,), None
-
-
-tiling_of = lru_cache(maxsize=64)(tiling)
-"""`tiling`, remembered: most images of a service have one of few sizes."""

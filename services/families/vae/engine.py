@@ -1,83 +1,40 @@
-"""Serving a VAE's encoder and decoder, or a decoder alone."""
+"""Serving autoencoders: a VAE of one level or several, one without a prior, or a decoder alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from services.core.engine import REHEARSED_STEPS, Engine
+from services.core.errors import InvalidManifest, InvalidNetwork, InvalidParameter
 from services.core.job import Call, Job
 from services.core.model import ModelInfo
 from services.core.network import Network
 from services.core.parameters import Latents, Parameters
-from services.core.pixels import LEVELS, require_finite, to_pixels, to_tensor
+from services.core.pixels import to_pixels, to_tensor
 from services.core.trajectory import Result, Trajectory, Workload
 from services.families.latent import (
     Frames,
-    LatentSpec,
-    Options,
     check_frames,
-    drawn,
-    ends,
     generator,
     latent_limits,
     unique_images,
 )
-from services.families.likelihood import (
-    ReferenceSettings,
-    comparable,
-    judged,
-    reference_set,
-)
-from services.families.vae.parameters import (
-    Encode,
-    Generate,
-    Interpolate,
-    InterpolateSeeds,
-    Likelihood,
-    Reconstruct,
-)
-from services.sampling.bounds import (
-    discretized_logistic_log_likelihood,
-    gaussian_log_density,
-    importance_weighted_bound,
-    kl_to_standard_normal,
-    standard_normal_log_density,
-)
+from services.families.likelihood import reference_set
+from services.families.traversal import LatentTraversal, check_traversal, traversal_values
+from services.families.vae import parameters as asked
+from services.families.vae.bound import Bound, Judgement
+from services.families.vae.encoders import ENCODERS, Draw, Encoder
+from services.families.vae.options import VaeOptions
+from services.families.vae.starts import Starts
 
-
-class Observation(BaseModel):
-    """How pixels scatter around the decoder's output; ``scale`` is in 8-bit pixel units."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    distribution: Literal["discretized_logistic"] = "discretized_logistic"
-    scale: Annotated[float, Field(gt=0)]
-
-
-class VaeOptions(Options):
-    """Options of a VAE's manifest."""
-
-    latent: LatentSpec | None = None
-    observation: Observation | None = None
-    reference_log_likelihoods: list[float] | None = None
-    reference_settings: ReferenceSettings = Field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Judgement(Trajectory):
-    """An image whose likelihood is being bounded; ``x`` is the posterior's mean."""
-
-    log_variance: Tensor
-    pixels: Tensor
-    reconstructions: list[float] = field(default_factory=list)
-    log_weights: list[float] = field(default_factory=list)
+Row = Mapping[str, Tensor]
+"""What an encoder keeps of one image."""
 
 
 class VaeEngine(Engine):
@@ -88,65 +45,132 @@ class VaeEngine(Engine):
     def read_options(self) -> None:
         """See `Engine.read_options`."""
         self.options = VaeOptions.read(self.model.id, self.model.options)
-        self.has_encoder = "encoder" in self.model.networks
+        named = [name for name in ENCODERS if name in self.model.networks]
+        if len(named) > 1:
+            raise InvalidManifest(
+                f"the manifest of '{self.model.id}' names {len(named)} encoders, {named}; a model "
+                "has one"
+            )
+        self.kind = named[0] if named else None
+        if (self.options.levels is not None) != (self.kind == "hierarchical_encoder"):
+            raise InvalidManifest(
+                f"options of '{self.model.id}': `levels` belong with a network "
+                "'hierarchical_encoder', and the other way round"
+            )
+        self._check_scale()
 
     def setup(self) -> None:
         """See `Engine.setup`."""
-        self.decoder: Network = self.model.network("decoder", inputs=["z"], outputs=["image"])
+        self.generative: Network = self.model.network("decoder", inputs=["z"], outputs=["image"])
         declared = self.options.latent.shape if self.options.latent else None
-        self.shape = self.latent_shape(declared, self.decoder.inputs["z"])
-        if self.has_encoder:
-            self.encoder: Network = self.model.network(
-                "encoder", inputs=["image"], outputs=["mean", "log_variance"]
+        self.shape = self.latent_shape(declared, self.generative.inputs["z"])
+        levels = self.options.levels
+        if levels is not None and self.shape != (sum(levels),):
+            raise InvalidNetwork(
+                f"the levels of '{self.model.id}' have {levels} numbers, {sum(levels)} in all; "
+                f"its decoder takes {list(self.shape)}"
             )
+        self.starts = Starts(self.shape, levels)
+        self.encoder: Encoder | None = None
+        if self.kind is not None:
+            self.encoder = ENCODERS[self.kind](self.model, self.device)
+        self.bound = Bound(self.options, self.model.pixel_range, self._image_shape())
 
     def describe(self) -> ModelInfo:
         """See `Engine.describe`."""
         bounded = "likelihood" in self.operations()
+        options = self.options
+        limits = latent_limits(options.latent)
+        if options.levels is not None:
+            limits["latent_levels"] = options.levels
+        if options.noise is not None:
+            limits["noise_standard_deviation"] = options.noise.std
         return self.model_info(
             conditioning=("none",),
             likelihood="lower_bound" if bounded else "none",
-            limits=latent_limits(self.options.latent),
-            reference=reference_set(
-                self.options.reference_log_likelihoods, self.options.reference_settings
-            ),
+            limits=limits,
+            reference=reference_set(options.reference_log_likelihoods, options.reference_settings),
         )
 
     def operations(self) -> Mapping[str, type[Parameters]]:
         """See `Engine.operations`."""
-        if not self.has_encoder:
-            return {"generate": Generate, "interpolate": InterpolateSeeds}
+        if self.kind is None:
+            return {
+                "generate": asked.Generate,
+                "interpolate": asked.InterpolateSeeds,
+                "traverse": asked.TraverseDrawn,
+            }
+        taught: dict[str, type[Parameters]] = (
+            {} if self.options.noise is None else {"denoise": asked.Denoise}
+        )
+        if self.kind == "deterministic_encoder":
+            return {
+                "reconstruct": asked.ReconstructMean,
+                **taught,
+                "interpolate": asked.InterpolateCodes,
+                "encode": asked.Encode,
+            }
+        several = self.options.levels is not None
         table: dict[str, type[Parameters]] = {
-            "generate": Generate,
-            "interpolate": Interpolate,
-            "reconstruct": Reconstruct,
-            "encode": Encode,
+            "generate": asked.GenerateLevels if several else asked.Generate,
+            "interpolate": asked.Interpolate,
+            "reconstruct": asked.ReconstructLevels if several else asked.Reconstruct,
+            **taught,
+            "traverse": asked.Traverse,
+            "encode": asked.Encode,
         }
         if self.options.observation is not None:
-            table["likelihood"] = Likelihood
+            table["likelihood"] = asked.Likelihood
         return table
 
     def refusal(self, name: str) -> str:
         """See `Engine.refusal`."""
-        if name in ("likelihood", "encode", "reconstruct") and not self.has_encoder:
+        model = self.model.id
+        if self.kind == "deterministic_encoder" and name in ("generate", "likelihood", "traverse"):
             return (
-                f"{self.model.id} is a decoder without its encoder, so it cannot {name}; add the "
+                f"{model} is an autoencoder without a prior: no distribution of its codes was "
+                f"learned, so it cannot {name}; it offers {', '.join(self.operations())}, and a "
+                "VAE does what needs a prior"
+            )
+        if name == "denoise":
+            return (
+                f"{model} was not trained to denoise (options: noise); ask a denoising autoencoder"
+            )
+        if self.kind is None and name in ("likelihood", "encode", "reconstruct"):
+            return (
+                f"{model} is a decoder without its encoder, so it cannot {name}; add the "
                 "encoder to its manifest, or ask a model that has one"
             )
         if name == "likelihood":
             return (
-                f"the manifest of {self.model.id} does not say how pixels scatter around the "
+                f"the manifest of {model} does not say how pixels scatter around the "
                 "decoder's output (options: observation), so it bounds no likelihood"
             )
-        return f"{self.model.id} cannot {name}; it offers {', '.join(self.operations())}"
+        return f"{model} cannot {name}; it offers {', '.join(self.operations())}"
 
     def check(self, call: Call, parameters: Any) -> None:
         """See `Engine.check`."""
         if isinstance(parameters, Frames):
             check_frames(call, parameters)
+        if isinstance(parameters, LatentTraversal):
+            check_traversal(call, parameters)
+        if isinstance(parameters, asked.InterpolateCodes) and not call.images:
+            self._needs_ends(parameters)
+        levels = len(self.options.levels or ())
+        if isinstance(parameters, asked.GenerateLevels) and parameters.temperatures is not None:
+            found = len(parameters.temperatures)
+            if found != levels:
+                raise InvalidParameter(
+                    f"temperatures has {found} numbers; {self.model.id} has {levels} levels",
+                    param="temperatures",
+                )
+        if isinstance(parameters, asked.ReconstructLevels) and (parameters.levels or 0) > levels:
+            raise InvalidParameter(
+                f"levels is {parameters.levels}; {self.model.id} has {levels}", param="levels"
+            )
 
     def workload(self, job: Job[Any]) -> Workload:
-        """Bounding takes one decoder evaluation per sample; all else is one evaluation in all."""
+        """Bounding takes one evaluation per sample; all else is one evaluation in all."""
         if job.name == "likelihood":
             samples = job.parameters.samples
             return Workload(decode="bound", step="decoder", evaluations=samples)
@@ -154,130 +178,140 @@ class VaeEngine(Engine):
 
     def rehearsal(self) -> Sequence[Job[Any]]:
         """See `Engine.rehearsal`."""
-        jobs: list[Job[Any]] = [Job("rehearsal", self.model.id, "generate", Generate())]
-        if "likelihood" in self.operations():
-            blank = np.zeros((self.model.channels, *self.model.resolution), np.uint8)
-            parameters = Likelihood(samples=REHEARSED_STEPS)
-            jobs.append(Job("rehearsal", self.model.id, "likelihood", parameters, images=(blank,)))
+        offered, model = self.operations(), self.model.id
+        blank = (np.zeros(self._image_shape(), np.uint8),)
+        if "generate" in offered:
+            jobs: list[Job[Any]] = [Job("rehearsal", model, "generate", offered["generate"]())]
+        else:
+            again = offered["reconstruct"]()
+            jobs = [Job("rehearsal", model, "reconstruct", again, images=blank)]
+        if "likelihood" in offered:
+            parameters = asked.Likelihood(samples=REHEARSED_STEPS)
+            jobs.append(Job("rehearsal", model, "likelihood", parameters, images=blank))
         return jobs
 
     def prepare(self, jobs: Sequence[Job[Any]]) -> list[Trajectory]:
         """Encode the images of the whole batch once, then start each row."""
-        posteriors = self._encode(jobs)
-        return [self._start(job, posteriors) for job in jobs]
+        told, means = self._encode(jobs)
+        sampled = self._sample(jobs, told)
+        return [self._start(job, told, means, sampled.get(i)) for i, job in enumerate(jobs)]
 
     def step(self, batch: Sequence[Trajectory]) -> None:
         """One posterior sample of every image: its weight (Burda et al., 2015, eq. 8)."""
         rows = [t for t in batch if isinstance(t, Judgement)]
-        mean = torch.stack([t.x for t in rows])
-        log_variance = torch.stack([t.log_variance for t in rows])
         noise = torch.stack([t.noise() for t in rows])
-        z = mean + torch.exp(0.5 * log_variance) * noise
-        images = self.decoder(z=z.to(self.device))["image"].cpu()
-        reconstruction = self._reconstruction(torch.stack([t.pixels for t in rows]), images)
-        weights = (
-            reconstruction
-            + standard_normal_log_density(z)
-            - gaussian_log_density(z, mean, log_variance)
-        )
-        require_finite(weights)
-        for row, r, w in zip(rows, reconstruction.tolist(), weights.tolist(), strict=True):
-            row.reconstructions.append(r)
-            row.log_weights.append(w)
-            row.commit(row.x)
+        draw = self._draw([t.condition for t in rows], noise)
+        images = self.generative(z=draw.z.to(self.device))["image"].cpu()
+        self.bound.weigh(rows, draw, images)
 
     def decode(self, batch: Sequence[Trajectory]) -> list[Result]:
         """Images for latents, values for encodings and bounds."""
         kind = batch[0].workload.decode
         if kind == "bound":
-            return [self._bound(t) for t in batch if isinstance(t, Judgement)]
+            return [self.bound.result(t) for t in batch if isinstance(t, Judgement)]
         if kind == "values":
             return [self._encoding(t) for t in batch]
-        images = self.decoder(z=torch.stack([t.x for t in batch]).to(self.device))["image"]
+        images = self.generative(z=torch.stack([t.x for t in batch]).to(self.device))["image"]
         pixels = to_pixels(images, self.model.pixel_range)
-        return [Result(image, {"seed": t.job.seed}) for t, image in zip(batch, pixels, strict=True)]
+        return [Result(image, self._values(t)) for t, image in zip(batch, pixels, strict=True)]
 
-    def _encode(self, jobs: Sequence[Job[Any]]) -> dict[int, tuple[Tensor, Tensor]]:
+    def _image_shape(self) -> tuple[int, int, int]:
+        return (self.model.channels, *self.model.resolution)
+
+    def _check_scale(self) -> None:
+        observation = self.options.observation
+        if observation is None or not isinstance(observation.scale, list):
+            return
+        needed = math.prod(self._image_shape())
+        if len(observation.scale) != needed:
+            raise InvalidManifest(
+                f"options of '{self.model.id}': observation.scale has {len(observation.scale)} "
+                f"numbers; one is enough, or {needed}, one for each value of an image"
+            )
+
+    def _needs_ends(self, parameters: Frames) -> None:
+        if parameters.latents is None:
+            raise InvalidParameter(
+                f"{self.model.id} has no prior to draw ends from; give two images or two latents",
+                param="images",
+            )
+
+    def _encode(self, jobs: Sequence[Job[Any]]) -> tuple[Mapping[int, Row], Mapping[int, Draw]]:
+        """What is told of each distinct image, and its latent at the mean; by image identity."""
         places = unique_images(jobs)
-        if not places:
-            return {}
+        if not places or self.encoder is None:
+            return {}, {}
         by_id = {id(image): image for job in jobs for image in job.images}
         images = to_tensor([by_id[key] for key in places], self.model.pixel_range)
-        output = self.encoder(image=images.to(self.device))
-        mean, log_variance = output["mean"].cpu(), output["log_variance"].cpu()
-        require_finite(mean)
-        require_finite(log_variance)
-        return {key: (mean[i], log_variance[i]) for key, i in places.items()}
+        told = self.encoder.read(images)
+        draw = self.encoder.draw(told, torch.zeros(len(places), *self.shape))
+        rows = {key: {n: v[i] for n, v in told.items()} for key, i in places.items()}
+        return rows, {key: Draw(*(part[i] for part in draw)) for key, i in places.items()}
 
-    def _start(self, job: Job[Any], posteriors: Mapping[int, tuple[Tensor, Tensor]]) -> Trajectory:
-        source = generator(job.seed)
-        parameters, load = job.parameters, self.workload(job)
-        found = [posteriors[id(image)] for image in job.images]
-        if isinstance(parameters, Frames):
-            start, end = ends(
-                parameters,
-                self.shape,
-                lambda seed: torch.randn(self.shape, generator=generator(seed)),
-                [mean for mean, _ in found],
-            )
-            z = parameters.between(start, end, job.index)
-            return Trajectory(job=job, workload=load, x=z, generator=source)
-        if not found:
-            z = drawn(parameters, self.shape, source)
-            return Trajectory(job=job, workload=load, x=z, generator=source)
-        mean, log_variance = found[0]
+    def _sample(self, jobs: Sequence[Job[Any]], told: Mapping[int, Row]) -> Mapping[int, Tensor]:
+        """Draws of the posterior for the jobs that want one, by place, in one evaluation."""
+        places = [i for i, job in enumerate(jobs) if getattr(job.parameters, "sample", False)]
+        if not places:
+            return {}
+        rows = [told[id(jobs[i].images[0])] for i in places]
+        noise = torch.stack([self.starts.unit(jobs[i].seed) for i in places])
+        return dict(zip(places, self._draw(rows, noise).z, strict=True))
+
+    def _draw(self, rows: Sequence[Row], noise: Tensor) -> Draw:
+        """A latent of each image told of."""
+        if self.encoder is None:
+            raise InvalidNetwork(f"'{self.model.id}' has no encoder; this is a bug")
+        told = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return self.encoder.draw(told, noise)
+
+    def _start(
+        self,
+        job: Job[Any],
+        told: Mapping[int, Row],
+        means: Mapping[int, Draw],
+        sampled: Tensor | None,
+    ) -> Trajectory:
+        parameters, load, source = job.parameters, self.workload(job), generator(job.seed)
+        found = [means[id(image)] for image in job.images]
+        codes = [draw.z for draw in found]
+        condition: Row = {}
         if job.name == "likelihood":
-            pixels = torch.from_numpy(job.images[0].astype(np.float32))
             return Judgement(
                 job=job,
                 workload=load,
-                x=mean,
+                x=codes[0],
                 generator=source,
-                log_variance=log_variance,
-                pixels=pixels,
+                condition=told[id(job.images[0])],
+                pixels=torch.from_numpy(job.images[0].astype(np.float32)),
             )
-        if job.name == "reconstruct" and parameters.sample:
-            mean = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape, generator=source)
-        condition = {"log_variance": log_variance}
-        return Trajectory(job=job, workload=load, x=mean, generator=source, condition=condition)
+        if isinstance(parameters, Frames):
+            z = self.starts.between(parameters, job.index, codes)
+        elif isinstance(parameters, LatentTraversal):
+            z = self.starts.along(parameters, job.index, codes)
+        elif found:
+            latent = codes[0] if sampled is None else sampled
+            z = self.starts.from_image(parameters, job.seed, latent)
+            condition = {"log_variance": found[0].log_variance}
+        else:
+            z = self.starts.from_prior(parameters, job.seed)
+        return Trajectory(job=job, workload=load, x=z, generator=source, condition=condition)
 
-    def _reconstruction(self, pixels: Tensor, images: Tensor) -> Tensor:
-        """``log p(x | z)`` of 8-bit pixels: ``[n]``."""
-        low, high = self.model.pixel_range
-        mean = (images - low) / (high - low) * (LEVELS - 1)
-        scale = self.options.observation.scale if self.options.observation else 1.0
-        return discretized_logistic_log_likelihood(pixels.double(), mean.double(), scale)
-
-    def _bound(self, row: Judgement) -> Result:
-        weights = torch.tensor([row.log_weights], dtype=torch.float64)
-        bound, error = importance_weighted_bound(weights)
-        kl = kl_to_standard_normal(row.x[None].double(), row.log_variance[None].double())
-        reconstruction = sum(row.reconstructions) / len(row.reconstructions)
-        return judged(
-            float(bound),
-            dims=row.pixels.numel(),
-            kind="lower_bound",
-            terms={
-                "reconstruction": reconstruction,
-                "kl": float(kl),
-                "elbo": reconstruction - float(kl),
-                "iwae": float(bound),
-            },
-            samples=len(row.log_weights),
-            std_error=float(error) if len(row.log_weights) > 1 else None,
-            reference=comparable(
-                self.options.reference_log_likelihoods,
-                self.options.reference_settings,
-                row.job.parameters.model_dump(),
-            ),
-        )
+    def _values(self, trajectory: Trajectory) -> dict[str, Any]:
+        job = trajectory.job
+        values: dict[str, Any] = {"seed": job.seed}
+        if isinstance(job.parameters, LatentTraversal):
+            values |= traversal_values(job.parameters, job.index)
+        return values
 
     def _encoding(self, trajectory: Trajectory) -> Result:
-        mean, log_variance = trajectory.x, trajectory.condition["log_variance"]
+        latents = Latents.from_array(trajectory.x.numpy()).model_dump()
+        if self.kind == "deterministic_encoder":
+            return Result(values={"latents": latents, "kind": "code"})
+        log_variance = Latents.from_array(trajectory.condition["log_variance"].numpy())
         return Result(
             values={
-                "latents": Latents.from_array(mean.numpy()).model_dump(),
-                "log_variance": Latents.from_array(log_variance.numpy()).model_dump(),
+                "latents": latents,
+                "log_variance": log_variance.model_dump(),
                 "kind": "posterior_mean",
             }
         )

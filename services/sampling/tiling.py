@@ -1,13 +1,14 @@
 """A large image as overlapping tiles of the one size that a network takes.
 
-Denoised tiles are averaged where they overlap, at every step, so that all tiles agree on one image
-(MultiDiffusion: Bar-Tal et al., 2023, arXiv:2302.08113, eq. 7).
+Tiles are averaged where they overlap; denoised ones at every step, so that all tiles agree on one
+image (MultiDiffusion: Bar-Tal et al., 2023, arXiv:2302.08113, eq. 7).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 OVERLAP = 4
 """Neighbours share a quarter of a tile or more: one over this."""
+
+Corner = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Tiling:
     """
 
     side: int
-    corners: tuple[tuple[int, int], ...]
+    corners: tuple[Corner, ...]
     weights: Tensor
     total: Tensor
 
@@ -45,23 +48,30 @@ class Tiling:
         return found / self.total
 
 
-def tiling(height: int, width: int, side: int) -> Tiling:
+@lru_cache(maxsize=64)
+def tiling(height: int, width: int, side: int, factor: int = 1) -> Tiling:
     """The fewest tiles that cover an image and overlap as `OVERLAP` says, evenly spread.
+
+    Remembered, since most images of a service have one of few sizes.
 
     Args:
         height: of the image, at least ``side``.
         width: of the image, at least ``side``.
         side: of a tile.
+        factor: the tiling is that of the image and its tiles at so many times their size.
     """
-    corners = tuple((y, x) for y in _starts(height, side) for x in _starts(width, side))
-    weights = torch.ones(side, side)
+    corners = tuple(
+        (factor * y, factor * x) for y in _starts(height, side) for x in _starts(width, side)
+    )
+    large = factor * side
+    weights = torch.ones(large, large)
     if len(corners) > 1:
-        ramp = torch.minimum(torch.arange(1, side + 1), torch.arange(side, 0, -1)).float()
+        ramp = torch.minimum(torch.arange(1, large + 1), torch.arange(large, 0, -1)).float()
         weights = torch.minimum(ramp[:, None], ramp[None, :]) / ramp.max()
-    total = torch.zeros(height, width)
+    total = torch.zeros(factor * height, factor * width)
     for y, x in corners:
-        total[y : y + side, x : x + side] += weights
-    return Tiling(side, corners, weights, total)
+        total[y : y + large, x : x + large] += weights
+    return Tiling(large, corners, weights, total)
 
 
 def _starts(extent: int, side: int) -> list[int]:
