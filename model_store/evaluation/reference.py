@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,15 +46,37 @@ def importance_weighted(
         generator: of the draws.
     """
     images = _rounded(images)
-    posterior = model.networks["encoder"](image=images)
-    mean, log_variance = posterior["mean"], posterior["log_variance"]
+    draw = _posterior(model, images)
     weights = []
     for _ in range(samples):
-        z = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape, generator=generator)
+        z, mean, log_variance = draw(generator)
         reconstruction = _reconstruction(model, images, z)
         prior, density = standard_normal_log_density(z), gaussian_log_density(z, mean, log_variance)
         weights.append(reconstruction + prior - density)
     return importance_weighted_bound(torch.stack(weights, 1))[0]
+
+
+def _posterior(
+    model: OpenedModel, images: Tensor
+) -> Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor]]:
+    """Draws of a VAE's latents, each with the mean and log variance that it was drawn with."""
+    if "hierarchical_encoder" in model.networks:
+        network = model.networks["hierarchical_encoder"]
+        shape = (len(images), *(side or 0 for side in network.inputs["noise"].shape))
+
+        def down(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+            found = network(image=images, noise=torch.randn(shape, generator=generator))
+            return found["z"], found["mean"], found["log_variance"]
+
+        return down
+    posterior = model.networks["encoder"](image=images)
+    mean, log_variance = posterior["mean"], posterior["log_variance"]
+
+    def flat(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        noise = torch.randn(mean.shape, generator=generator)
+        return mean + torch.exp(0.5 * log_variance) * noise, mean, log_variance
+
+    return flat
 
 
 def variational_bound(
@@ -127,7 +150,12 @@ def _diffusion_cost(
 
 def _reconstruction(model: OpenedModel, images: Tensor, z: Tensor) -> Tensor:
     decoded = model.networks["decoder"](z=z)["image"]
-    scale = float(model.options["observation"]["scale"])
+    declared = model.options["observation"]["scale"]
+    scale = (
+        torch.tensor(declared, dtype=torch.float64).view(images.shape[1:])
+        if isinstance(declared, list)
+        else float(declared)
+    )
     return observed_log_likelihood(images.double(), decoded.double(), scale)
 
 

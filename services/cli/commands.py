@@ -14,6 +14,7 @@ import typer
 from services.cli.audit import audit
 from services.cli.doctor import DOCTOR_HELP, doctor
 from services.cli.errors import one_sentence
+from services.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from services.cli.generate import EDIT_EXAMPLES, GENERATE_EXAMPLES, edit, generate
 from services.cli.inspect import INSPECT_HELP, inspect
 from services.cli.jobs import jobs
@@ -115,6 +116,7 @@ app.command(epilog=GENERATE_EXAMPLES)(generate)
 app.command(epilog=EDIT_EXAMPLES)(edit)
 app.command(epilog=LIKELIHOOD_EXAMPLES)(likelihood)
 app.command(epilog=ENCODE_EXAMPLES)(encode)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
 app.add_typer(jobs, name="jobs")

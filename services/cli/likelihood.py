@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,8 @@ from services.cli.run import make_call, run
 from services.core.job import Answer, Task
 from services.gateway.answers import finite
 
+LIKELIEST = 3
+"""Classes of a density that are shown; --json has all."""
 LIKELIHOOD_EXAMPLES = """
 [bold]Examples[/bold]
 
@@ -32,6 +34,11 @@ atelier likelihood shapes-ldm star.png --method ode --prompt "a red star"
 [bold]Kinds[/bold]
 
 exact (flows), lower_bound (VAE, diffusion: the true value is higher), estimate (with its error).
+
+[bold]Percentiles[/bold]
+
+Among held-out images; below 1 an image is anomalous. Likelihoods prefer simple images; corrected
+bits/dim are those less what a lossless compressor needs.
 """
 
 ENCODE_EXAMPLES = """
@@ -162,23 +169,36 @@ def json_text(answer: Answer) -> str:
 def likelihood_table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
     """One row per image, with the terms that its log-likelihood is made of."""
     table = Table("image", "kind", show_lines=True)
-    for column in ("nats", "bits/dim", "std. error", "percentile", "terms"):
+    columns = ("nats", "bits/dim", "std. error", "percentile", "corrected bits/dim", "percentile")
+    for column in (*columns, "terms"):
         table.add_column(column, justify="right")
     for name, row in zip(names, rows, strict=True):
-        unusual = "\n[yellow]anomalous[/yellow]" if row.get("anomalous") else ""
         table.add_row(
             escape(name),
             str(row["kind"]),
             _number(row["log_likelihood"], ".2f"),
             _number(row["bits_per_dim"], ".4f"),
             _number(row.get("std_error"), ".3f"),
-            _number(row.get("percentile"), ".1f") + unusual,
-            "\n".join(
-                f"{escape(term)} {_number(value, '.2f')}"
-                for term, value in (row.get("terms") or {}).items()
-            ),
+            _percentile(row, ""),
+            _number(row.get("corrected_bits_per_dim"), "+.4f"),
+            _percentile(row, "corrected_"),
+            "\n".join(_lines(row)),
         )
     return table
+
+
+def _percentile(row: Mapping[str, Any], score: str) -> str:
+    unusual = "\n[yellow]anomalous[/yellow]" if row.get(f"{score}anomalous") else ""
+    return _number(row.get(f"{score}percentile"), ".1f") + unusual
+
+
+def _lines(row: Mapping[str, Any]) -> Iterator[str]:
+    """The terms, then the likeliest classes or components of a density."""
+    for term, value in (row.get("terms") or {}).items():
+        yield f"{escape(term)} {_number(value, '.2f')}"
+    shares = sorted((row.get("posterior") or {}).items(), key=lambda one: -one[1])
+    for name, share in shares[:LIKELIEST]:
+        yield f"p({escape(name)}) {share:.3f}"
 
 
 def _number(value: float | None, layout: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from model_store.store import Entry, Store, default_root
+from model_store.adapters.shelf import NOUN as ADAPTER
+from model_store.adapters.shelf import AdapterProblem
+from model_store.signing import key_id, read_private_key
+from model_store.signing import sign as sign_record
+from model_store.store import Entry, FileProblem, Store, default_root
 from services.cli.adapters import adapter_summary, adapter_table, add_to_base, shown_adapter
 from services.cli.audit import audited
 from services.cli.errors import one_sentence
+from services.core.errors import IntegrityFailure, ModelError
 
 models = typer.Typer(
     help="List, inspect, verify, add and remove models.", no_args_is_help=True, add_completion=False
@@ -164,6 +170,46 @@ def remove(name: NameArgument, store: StoreOption = None) -> None:
         else:
             shelf.remove(name)
     Console(soft_wrap=True).print(f"removed '{escape(name)}'")
+
+
+@models.command()
+def sign(
+    name: NameArgument,
+    key: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="An Ed25519 private key in PEM: openssl genpkey -algorithm ed25519 -out FILE",
+        ),
+    ],
+    store: StoreOption = None,
+) -> None:
+    """Vouch for one of your models or adapters, for servers that ask for it.
+
+    A server that has ATELIER_MODELS__PUBLIC_KEYS set serves only what one of those keys has signed.
+    """
+    with one_sentence(), audited("model.signed") as said:
+        shelf = _open(store)
+        private = read_private_key(key)
+        said.update(model=name, key=key_id(private.public_key()))
+        if shelf.adapters.holds(name):
+            adapter = shelf.adapters.get(name)
+            _whole(name, shelf.adapters.verify(name))
+            made = sign_record(adapter, shelf.adapters.root, private, noun=ADAPTER)
+        else:
+            entry = shelf.entry(name)
+            if entry.origin != shelf.user.origin:
+                raise ModelError(f"'{name}' comes with the code, and is trusted as the code is")
+            _whole(name, shelf.verify(name))
+            made = sign_record(entry.manifest, shelf.user.root, private)
+    Console(soft_wrap=True).print(f"signed '{escape(name)}' by the key {made.key[:16]}...")
+
+
+def _whole(name: str, problems: Sequence[FileProblem | AdapterProblem]) -> None:
+    """Nobody vouches for files that are not those of the manifest."""
+    if problems:
+        raise IntegrityFailure(f"'{name}' is not signed: {problems[0].problem}")
 
 
 def _open(root: Path | None) -> Store:

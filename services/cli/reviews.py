@@ -18,7 +18,8 @@ from rich.table import Table
 
 from services.cli.audit import audited, gateway_settings
 from services.cli.errors import one_sentence
-from services.policies.reviews import Review, ReviewStatus, ReviewStore
+from services.policies.review_words import Review, ReviewStatus
+from services.policies.reviews import ReviewStore
 
 T = TypeVar("T")
 

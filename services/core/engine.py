@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import ValidationError
 
-from services.core import images as codec
 from services.core.adapters import AdapterInfo
+from services.core.decoder import Decoder
 from services.core.errors import InvalidNetwork, InvalidParameter, UnsupportedTask
-from services.core.images import ImageLimits
+from services.core.images import ImageLimits, Pixels
 from services.core.job import Call, Job, Task
 from services.core.model import Conditioning, LikelihoodKind, ModelInfo, ReferenceSet
 from services.core.network import OpenedModel, TensorSpec
@@ -44,6 +44,8 @@ class Engine(ABC):
         self.model = model
         self.device = device
         self.limits = limits
+        self.image_decoder = Decoder(limits)
+        """Of uploaded images; whoever serves strangers puts another in its place."""
         self.device_lock: AbstractContextManager[object] = nullcontext()
         """Held during every evaluation on the device: by who calls `prepare`, `step` and `decode`,
         and by `setup` where it evaluates something itself."""
@@ -134,7 +136,7 @@ class Engine(ABC):
         """Running totals that are worth a series, by name; they only ever grow."""
         return {}
 
-    def preview(self, trajectory: Trajectory) -> codec.Pixels | None:  # noqa: ARG002 - as above
+    def preview(self, trajectory: Trajectory) -> Pixels | None:  # noqa: ARG002 - as above
         """What a trajectory is becoming, small and cheap; ``None`` where nothing can be shown.
 
         Changes nothing. Made of what the last evaluation already found: no network is evaluated.
@@ -254,22 +256,20 @@ class Engine(ABC):
     def _can(self, names: Sequence[str]) -> str:
         return f"{self.model.id} offers {', '.join(names) or 'none'}"
 
-    def _controls(self, call: Call) -> tuple[codec.Pixels, ...]:
+    def _controls(self, call: Call) -> tuple[Pixels, ...]:
         resolution, channels = self.model.resolution, self.model.channels
         return tuple(
-            codec.decode(data, resolution, channels, self.limits, param="control")
+            self.image_decoder.image(data, resolution, channels, param="control")
             for data in call.controls
         )
 
     def _images(
         self, call: Call, kind: type[Parameters]
-    ) -> tuple[tuple[codec.Pixels, ...], codec.Pixels | None]:
+    ) -> tuple[tuple[Pixels, ...], Pixels | None]:
         self._count_images(call, kind)
         resolution, channels = self.model.resolution, self.model.channels
-        pixels = tuple(
-            codec.decode(data, resolution, channels, self.limits) for data in call.images
-        )
-        mask = codec.decode_mask(call.mask, resolution, self.limits) if call.mask else None
+        pixels = tuple(self.image_decoder.image(data, resolution, channels) for data in call.images)
+        mask = self.image_decoder.mask(call.mask, resolution) if call.mask else None
         return pixels, mask
 
     def _count_images(self, call: Call, kind: type[Parameters]) -> None:

@@ -21,6 +21,8 @@ class AtelierError(Exception):
     """
 
     code: ClassVar[str] = "internal_error"
+    carried: ClassVar[tuple[str, ...]] = ()
+    """Texts of a kind's own that cross process boundaries too."""
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: float | None = None
@@ -37,6 +39,7 @@ class AtelierError(Exception):
             "message": self.message,
             "param": self.param,
             "retry_after": self.retry_after,
+            **{name: getattr(self, name) for name in self.carried},
         }
 
 
@@ -97,11 +100,12 @@ class RequestNotFound(AtelierError):
 class Withheld(AtelierError):
     """A policy keeps back what was asked for, or what was made.
 
-    ``policy`` is the name of the rule; ``device_seconds`` what had been used up by then. Neither
-    crosses a process boundary.
+    ``policy`` is the name of the rule; ``device_seconds`` what had been used up by then, which
+    crosses no process boundary.
     """
 
     code = "withheld"
+    carried: ClassVar[tuple[str, ...]] = ("policy",)
 
     def __init__(
         self,
@@ -126,14 +130,11 @@ class HeldForReview(Withheld):
     """The images are made and kept until a reviewer decides; ``review`` is the id to ask for."""
 
     code = "held_for_review"
+    carried: ClassVar[tuple[str, ...]] = ("policy", "review")
 
     def __init__(self, message: str, *, review: str = "", **more: Any) -> None:
         super().__init__(message, **more)
         self.review = review
-
-    def to_json(self) -> dict[str, Any]:
-        """See `AtelierError.to_json`."""
-        return {**super().to_json(), "review": self.review}
 
 
 class ReviewNotFound(AtelierError):
@@ -280,6 +281,12 @@ class UnsafeModel(ModelError):
     code = "unsafe_model"
 
 
+class UntrustedModel(ModelError):
+    """Nobody whom the operator trusts has signed the model as it is; it was not opened."""
+
+    code = "untrusted_model"
+
+
 class InvalidNetwork(ModelError):
     """A network cannot be opened, or its inputs and outputs are not what its family needs."""
 
@@ -302,4 +309,10 @@ def _known(kind: type[AtelierError]) -> dict[str, type[AtelierError]]:
 def from_json(value: Mapping[str, Any]) -> AtelierError:
     """The error that `AtelierError.to_json` described; an unknown code becomes the base type."""
     kind = _known(AtelierError).get(value["code"], AtelierError)
-    return kind(value["message"], param=value.get("param"), retry_after=value.get("retry_after"))
+    texts = {name: value[name] for name in kind.carried if isinstance(value.get(name), str)}
+    return kind(
+        value["message"],
+        param=value.get("param"),
+        retry_after=value.get("retry_after"),
+        **texts,
+    )

@@ -71,6 +71,17 @@ def _sniff(data: bytes) -> bool:
     return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or is_webp
 
 
+def check_size(data: bytes, limits: ImageLimits, *, param: str = "image") -> None:
+    """Refuse a file of too many bytes.
+
+    Raises:
+        TooLarge: it is.
+    """
+    if len(data) > limits.max_bytes:
+        message = f"the image has {len(data)} bytes; the limit is {limits.max_bytes}"
+        raise TooLarge(message, param=param)
+
+
 def read_header(data: bytes, limits: ImageLimits, *, param: str = "image") -> ImageHeader:
     """Check an encoded image against the limits without decoding it.
 
@@ -79,9 +90,7 @@ def read_header(data: bytes, limits: ImageLimits, *, param: str = "image") -> Im
         TooLarge: too many bytes or pixels.
         InvalidImage: the header cannot be read, or the image is animated.
     """
-    if len(data) > limits.max_bytes:
-        message = f"the image has {len(data)} bytes; the limit is {limits.max_bytes}"
-        raise TooLarge(message, param=param)
+    check_size(data, limits, param=param)
     if not _sniff(data):
         raise UnsupportedMedia("the content is not a PNG, JPEG or WebP image", param=param)
     image = _open(data, param)

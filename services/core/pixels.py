@@ -12,6 +12,7 @@ from services.core.errors import EngineFailure
 from services.core.images import Pixels
 
 LEVELS = 256
+BIN_CENTER = 0.5
 
 
 def to_tensor(pixels: Sequence[Pixels], pixel_range: tuple[float, float]) -> Tensor:
@@ -44,6 +45,12 @@ def to_bins(pixels: Sequence[Pixels], offsets: Tensor, pixel_range: tuple[float,
     low, high = pixel_range
     stacked = torch.from_numpy(np.stack(pixels)).float()
     return (stacked + offsets) / LEVELS * (high - low) + low
+
+
+def bin_centers(pixels: Sequence[Pixels], pixel_range: tuple[float, float]) -> Tensor:
+    """`to_bins`, with every pixel in the middle of its bin."""
+    centers = torch.full((len(pixels), *pixels[0].shape), BIN_CENTER)
+    return to_bins(pixels, centers, pixel_range)
 
 
 def from_bins(images: Tensor, pixel_range: tuple[float, float]) -> list[Pixels]:

@@ -1,0 +1,1 @@
+"""``atelier evaluate``: what can be measured of a model, as it is served."""
