@@ -40,10 +40,12 @@ check: $(VENV)/.developing  ## style, formatting, types, and the import rule
 	$(bin)/mypy
 	$(bin)/lint-imports
 
-system:  ## as root on Debian: the browser and the database that some tests drive; absent, those skip
+system:  ## as root on Debian: the browser, the database and promtool for some tests; absent, those skip
 	@command -v apt-get >/dev/null && test "$$(id -u)" = 0 || { echo "needs root and apt-get"; exit 1; }
-	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
-	{ apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium postgresql; }
+	@command -v chromium >/dev/null && command -v promtool >/dev/null && \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	{ apt-get -qq update && \
+	apt-get -qq install -y --no-install-recommends chromium postgresql prometheus; }
 
 format: $(VENV)/.developing  ## put the style right where a machine can
 	$(bin)/ruff check --fix .

@@ -75,7 +75,7 @@ def _pool(
         sorted(deployment.claimed_elsewhere(pool)),
         deployment.store,
         asdict(settings.image_limits),
-        settings.model_dump(mode="json", include={"log", "tracing"}),
+        settings.model_dump(mode="json", include={"log", "tracing", "decoding"}),
     )
 
 

@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model_store.inspect_onnx import check_onnx
 from model_store.manifest import Manifest
 from model_store.networks.onnx_graph import OnnxGraph
+from model_store.reading import StoredFiles
+from model_store.shared_weights import checked_graph
+from model_store.signing import trusted_keys
 from model_store.store import CATALOG, CLASSIFIERS, Store, default_root
 from services.core.errors import InvalidParameter
 from services.core.images import Pixels, resized
@@ -83,8 +85,7 @@ class Classifier(ImagePolicy):
         (network,) = manifest.networks.values()
         if network.onnx is None:
             raise InvalidParameter(f"'{model}' has no ONNX network")
-        data = store.read(model, network.onnx.file)
-        check_onnx(network.onnx.file, data, store.limits)
+        data = checked_graph(network, StoredFiles(store, model), store.limits).data()
         self._manifest = manifest
         self._graph = OnnxGraph(data, name=model, device=_CPU, threads=threads)
         labels = _labels(manifest, self._graph.outputs)
@@ -169,5 +170,5 @@ def policy_factories(root: str | None) -> Mapping[str, Factory]:
         root: of the user's models; the default store when absent.
     """
     folder = Path(root) if root else default_root(os.environ)
-    store = Store(folder, catalogs=(CLASSIFIERS, CATALOG))
+    store = Store(folder, catalogs=(CLASSIFIERS, CATALOG), trust=trusted_keys())
     return MappingProxyType({**BUILT_IN, FAMILY: partial(Classifier, store=store)})

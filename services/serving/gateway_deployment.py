@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from services.core.isolated_decoder import decoder_of
 from services.gateway.app import create_app
 from services.gateway.exchange import InFlight, nowhere
 from services.gateway.settings import GatewaySettings
@@ -45,6 +46,7 @@ class GatewayReplica:
         spans = CallSpans(self._tracing.tracer, self._settings.tracing.step_spans)
         self._store = settings.store
         make_folder(os.environ)
+        self._decoder = decoder_of(self._settings.decoding, self._settings.image_limits)
         self._in_flight = InFlight()
         self._elsewhere = withdraw_elsewhere if settings.gateway_replicas > 1 else nowhere
         self._registry = CollectorRegistry()
@@ -55,6 +57,7 @@ class GatewayReplica:
                 store=open_store(settings.store),
                 elsewhere=settings.claimed_elsewhere(pool),
                 limits=self._settings.image_limits,
+                decoder=self._decoder,
                 metrics=metrics.of_pool(pool.name),
                 spans=spans,
             )
@@ -87,6 +90,7 @@ class GatewayReplica:
             tracer=self._tracing.tracer,
             policies=policy_factories(self._store),
             make_jobs=jobs_for(self._settings.jobs, self._settings.jobs_folder),
+            decoder=self._decoder,
         )
 
     async def withdraw(self, request_id: str, owner: str) -> bool:
@@ -106,4 +110,5 @@ class GatewayReplica:
         """Called by Serve once no request is left."""
         for backend in self._fused:
             await asyncio.to_thread(backend.close)
+        await asyncio.to_thread(self._decoder.close)
         await asyncio.to_thread(self._tracing.close)

@@ -30,7 +30,7 @@ for argument; do
             -e 's/^\( *bind \)\*\{{0,1\}}:/\1127.0.0.1:/' \
             -e 's/^\( *bind \)127\.0\.0\.1:{port}\b/\1{host}:{port}/' \
             "$argument" > "$argument.ours"
-        mv "$argument.ours" "$argument" ;;
+        mv "$argument.ours" "$argument"{explain} ;;
     esac
 done
 exec {binary} "$@"
@@ -48,6 +48,7 @@ def wrap(
     body_seconds: float = BODY_SECONDS,
     host: str = LOOPBACK,
     port: int = 8000,
+    outage: Path | None = None,
 ) -> Mapping[str, str]:
     """Write the program that Ray is to start as HAProxy.
 
@@ -57,6 +58,8 @@ def wrap(
             gathers before it passes anything on.
         host: where it listens, though Ray be told to listen on `LOOPBACK`.
         port: likewise.
+        outage: the answer where no replica gives one, in place of Ray's, which lies beside its
+            configuration; whoever has that written anew by other means leaves it out.
 
     Returns:
         The variable that tells Ray of it; none where Ray's own proxy has to do without HAProxy.
@@ -68,8 +71,15 @@ def wrap(
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "haproxy"
     binary = shlex.quote(get_haproxy_binary())
+    explain = ""
+    if outage is not None:
+        explain = f'\n        cp {shlex.quote(str(outage))} "${{argument%/*}}/500.http"'
     script = WRAPPER.format(
-        binary=binary, body=math.ceil(body_seconds), host=host.replace("/", ""), port=port
+        binary=binary,
+        body=math.ceil(body_seconds),
+        host=host.replace("/", ""),
+        port=port,
+        explain=explain,
     )
     program.write_text(script, encoding="utf-8")
     program.chmod(0o700)

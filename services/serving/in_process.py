@@ -19,6 +19,7 @@ import torch
 
 from services.core import images as codec
 from services.core.backend import PoolStatus
+from services.core.decoder import Decoder
 from services.core.engine import Engine
 from services.core.errors import AtelierError, ModelError, UnsupportedTask
 from services.core.images import ImageLimits
@@ -88,12 +89,13 @@ class InProcessBackend:
         settings: of the pool.
         device: what the engines run on.
         limits: for uploaded images.
+        decoder: of uploaded images; in this process when absent. Who gives it closes it.
         observer: told what the loop does.
         on_load: told a model and the seconds that loading it took.
         spans: makes those of the calls; none are made when absent.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a decision of its own, made by the caller
         self,
         source: ModelSource,
         families: Mapping[str, type[Engine]],
@@ -101,11 +103,13 @@ class InProcessBackend:
         settings: PoolSettings | None = None,
         device: torch.device | None = None,
         limits: ImageLimits | None = None,
+        decoder: Decoder | None = None,
         observer: Observer | None = None,
         on_load: Callable[[str, float], None] = lambda model, seconds: None,
         spans: CallSpans | None = None,
     ) -> None:
         self._spans = spans or CallSpans()
+        self._decoding_waits = decoder is not None and decoder.waits
         self.settings = settings or PoolSettings()
         lock = Lock()
         self.registry = Registry(
@@ -117,10 +121,13 @@ class InProcessBackend:
             without=self.settings.elsewhere,
             max_loaded=self.settings.max_loaded,
             limits=limits,
+            decoder=decoder,
             on_load=on_load,
         )
         self.loop = Loop(lock, queue_seconds=self.settings.queue_seconds, observer=observer)
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="atelier-codec")
+        # Their own: uploads that take long to decode must not keep answers from being encoded.
+        self._uploads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="atelier-uploads")
         self._preloaded = not self.settings.preload
 
     async def run(self, call: Call) -> Answer:
@@ -232,7 +239,8 @@ class InProcessBackend:
     def close(self) -> None:
         """Finish what was accepted, within the time that the settings give; then stop."""
         self.loop.close(drain_seconds=self.settings.drain_seconds)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._uploads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _admitted(self, call: Call) -> tuple[LoadedModel, list[Job[Any]]]:
         """The model, loaded, and the call's rows, checked."""
@@ -296,11 +304,18 @@ class InProcessBackend:
             return model.engine.jobs(call, deadline=deadline)
 
         try:
-            if _pixels(call) <= SMALL_IMAGE_PIXELS:
+            if not self._is_slow_to_decode(call):
                 return split()
-            return await asyncio.get_running_loop().run_in_executor(self._threads, split)
+            return await asyncio.get_running_loop().run_in_executor(self._uploads, split)
         except UnsupportedTask as refusal:
             raise await self._with_alternatives(refusal, call) from refusal
+
+    def _is_slow_to_decode(self, call: Call) -> bool:
+        """Whether a call's files are decoded off the event loop."""
+        files = _files(call)
+        if self._decoding_waits:
+            return bool(files)
+        return _pixels(files) > SMALL_IMAGE_PIXELS
 
     async def _with_alternatives(self, refusal: UnsupportedTask, call: Call) -> UnsupportedTask:
         """A refusal that also names those of this pool that can do it, if the caller sees them."""
@@ -340,12 +355,15 @@ class InProcessBackend:
         return Answer(call.model, items, timings, device_seconds=used)
 
 
-def _pixels(call: Call) -> int:
+def _files(call: Call) -> list[bytes]:
+    return [*call.images, *([call.mask] if call.mask else []), *call.controls]
+
+
+def _pixels(files: Sequence[bytes]) -> int:
     """Pixels to decode, by the files' headers: few bytes can hold many.
 
     Files that cannot be read count nothing; they are refused without being decoded.
     """
-    files = [*call.images, *([call.mask] if call.mask else []), *call.controls]
     total = 0
     for data in files:
         try:

@@ -40,17 +40,14 @@ def _processes_of(session: Path) -> Iterator[int]:
             yield int(entry.name)
 
 
-def explain_outage(session: Path) -> None:
-    """Have HAProxy say what is going on when no replica answers, in our own words.
-
-    Ray gives it one error page, a bare 500, which it reads whenever its config changes.
-    """
+def outage_page() -> str:
+    """The whole answer, in our own words, to a request that no replica answers."""
     error = Unavailable("no replica is available; it is being restarted")
     body = json.dumps(
         {"error": {"message": error.message, "type": "server_error", "param": None,
                    "code": error.code}}
     )  # fmt: skip
-    page = (
+    return (
         "HTTP/1.1 503 Service Unavailable\r\n"
         "Content-Type: application/json\r\n"
         f"Retry-After: {RETRY_AFTER_SECONDS}\r\n"
@@ -59,5 +56,13 @@ def explain_outage(session: Path) -> None:
         "Connection: close\r\n"
         f"\r\n{body}"
     )
+
+
+def explain_outage(session: Path) -> None:
+    """Have HAProxy say what is going on when no replica answers.
+
+    Ray gives it one error page, a bare 500, which it reads whenever its config changes.
+    """
+    page = outage_page()
     for path in (session / PROXY_FOLDER).rglob("500.http"):
         path.write_text(page, encoding="ascii")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from model_store.signing import trusted_keys
 from model_store.store import Store, default_root
 from services.core.cores import usable_cores
+from services.core.decoder import Decoder
 from services.core.images import ImageLimits
 from services.families import discover
 from services.serving.call_spans import CallSpans
@@ -36,8 +38,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def open_store(root: str | None) -> Store:
-    """The built-in catalog together with the user's own models."""
-    return Store(Path(root) if root else default_root(os.environ))
+    """The built-in catalog together with the user's own models, as far as they are trusted.
+
+    Raises:
+        InvalidParameter: see `model_store.signing.trusted_keys`.
+    """
+    return Store(Path(root) if root else default_root(os.environ), trust=trusted_keys())
 
 
 def local_backend(
@@ -46,6 +52,7 @@ def local_backend(
     store: Store | None = None,
     elsewhere: frozenset[str] = frozenset(),
     limits: ImageLimits | None = None,
+    decoder: Decoder | None = None,
     metrics: PoolMetrics | None = None,
     spans: CallSpans | None = None,
 ) -> InProcessBackend:
@@ -56,6 +63,7 @@ def local_backend(
         store: where the models are; the default store when absent.
         elsewhere: models that a pool of ``*`` leaves to others.
         limits: for uploaded images.
+        decoder: of uploaded images; in this process when absent. Who gives it closes it.
         metrics: told what happens; nobody is when absent.
         spans: makes those of the calls; none are made when absent.
     """
@@ -81,6 +89,7 @@ def local_backend(
         ),
         device=pick_device(pool.device),
         limits=limits,
+        decoder=decoder,
         observer=metrics,
         on_load=metrics.loaded if metrics else lambda model, seconds: None,
         spans=spans,

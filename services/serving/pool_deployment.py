@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from services.core.errors import AtelierError
 from services.core.images import ImageLimits
+from services.core.isolated_decoder import DecodingSettings, decoder_of
 from services.core.logs import LogSettings, speaking_of
 from services.core.model import DocumentKind
 from services.gateway.tracing_settings import TracingSettings
@@ -56,18 +57,20 @@ class PoolReplica:
             elsewhere: models that a pool of ``*`` leaves to others.
             store: folder of the user's models.
             limits: for uploaded images.
-            seen: the gateway's settings of ``log`` and ``tracing``.
+            seen: the gateway's settings of ``log``, ``tracing`` and ``decoding``.
         """
         stay_on_loopback(os.environ)
         make_folder(os.environ)
         start_logging(LogSettings(**seen["log"]))
         settings = Pool.model_validate(pool)
         self._tracing = open_tracing(os.environ, part=settings.name)
+        self._decoder = decoder_of(DecodingSettings(**seen["decoding"]), ImageLimits(**limits))
         self._backend = local_backend(
             settings,
             store=open_store(store),
             elsewhere=frozenset(elsewhere),
             limits=ImageLimits(**limits),
+            decoder=self._decoder,
             metrics=ProcessMetrics(CollectorRegistry()).of_pool(settings.name),
             spans=CallSpans(self._tracing.tracer, TracingSettings(**seen["tracing"]).step_spans),
         )
@@ -126,4 +129,5 @@ class PoolReplica:
     async def __del__(self) -> None:
         """Called by Serve once no request is left; finish what the loop still holds."""
         await asyncio.to_thread(self._backend.close)
+        await asyncio.to_thread(self._decoder.close)
         await asyncio.to_thread(self._tracing.close)

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from model_store.signing import trusted_keys
 from services.core.errors import InvalidParameter
 from services.core.logs import LogSettings
 from services.gateway.settings import GatewaySettings, check_bind, check_provenance
@@ -192,6 +193,7 @@ def _checked(config: dict[str, Any], http: dict[str, Any]) -> list[GatewaySettin
         found.append(GatewaySettings(**{**gateway, **_bind(http)}))
         check_bind(found[-1])
         check_provenance(found[-1])
+    trusted_keys()
     return found
 
 

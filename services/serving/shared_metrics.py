@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from prometheus_client import Metric
 from prometheus_client.multiprocess import mark_process_dead
 
 from services.gateway.metrics import MULTIPROCESS_VARIABLE, GatewayMetrics
@@ -50,12 +51,12 @@ class SharedMetrics(GatewayMetrics):
     its queue and its rows in flight, went with it.
     """
 
-    def render(self) -> tuple[bytes, str]:
+    def render(self, accept: str = "", more: Sequence[Metric] = ()) -> tuple[bytes, str]:
         """See `GatewayMetrics.render`."""
         folder = os.environ.get(MULTIPROCESS_VARIABLE)
         if folder:
             forget_dead(Path(folder))
-        return super().render()
+        return super().render(accept, more)
 
 
 def forget_dead(folder: Path) -> None:
