@@ -13,6 +13,7 @@ from model_store.catalog_folder import CatalogFolder
 from model_store.limits import StoreLimits
 from model_store.manifest import Manifest, StoredFile, is_model_id, read_manifest
 from model_store.plain_files import PlainFile, digest
+from model_store.signing import TrustedKeys
 from model_store.user_store import UserStore
 from services.core.errors import (
     AtelierError,
@@ -107,11 +108,16 @@ class Store:
         *,
         catalogs: Sequence[Path] = (CATALOG,),
         limits: StoreLimits | None = None,
+        trust: TrustedKeys | None = None,
     ) -> None:
-        """Keep the user's models below ``root``; see `default_root`."""
+        """Keep the user's models below ``root``; see `default_root`.
+
+        With ``trust``, those that are not signed are as if they could not be read; what the
+        catalogs hold comes with the code.
+        """
         self.limits = limits or StoreLimits()
-        self.user = UserStore(root, self.limits, read_manifest)
-        self.adapters = AdapterShelf(root, self.limits)
+        self.user = UserStore(root, self.limits, read_manifest, trust=trust)
+        self.adapters = AdapterShelf(root, self.limits, trust)
         folders = [CatalogFolder(path, self.limits) for path in catalogs]
         self._sources: tuple[Source, ...] = (*folders, self.user)
 

@@ -15,6 +15,7 @@ from model_store.limits import StoreLimits
 from model_store.manifest import StoredFile, is_model_id
 from model_store.plain_files import PlainFile, digest, read_plain
 from model_store.read_cache import ReadCache
+from model_store.signing import Signed, TrustedKeys, signature_path
 from services.core.errors import (
     IntegrityFailure,
     InvalidManifest,
@@ -27,13 +28,8 @@ from services.core.errors import (
 MANIFEST_SUFFIX = ".json"
 
 
-class Record(Protocol):
+class Record(Signed, Protocol):
     """A small file that names others by their digests."""
-
-    @property
-    def id(self) -> str:
-        """Its name."""
-        ...
 
     def stored_files(self) -> Sequence[StoredFile]:
         """The files that it names."""
@@ -53,7 +49,13 @@ class UserStore(Generic[R]):
     origin = "user"
 
     def __init__(
-        self, root: Path, limits: StoreLimits, read: Callable[[Path], R], *, noun: str = "model"
+        self,
+        root: Path,
+        limits: StoreLimits,
+        read: Callable[[Path], R],
+        *,
+        noun: str = "model",
+        trust: TrustedKeys | None = None,
     ) -> None:
         """Keep records below ``root``, which is made on the first write.
 
@@ -62,6 +64,7 @@ class UserStore(Generic[R]):
             limits: on files.
             read: reads a record.
             noun: what a sentence calls one.
+            trust: who must have signed a record for it to be read; nobody need by default.
         """
         self.root = root
         self._limits = limits
@@ -69,6 +72,8 @@ class UserStore(Generic[R]):
         self._blobs = root / "blobs"
         self._models = root / "models"
         self._cache: ReadCache[R] = ReadCache(read)
+        self._trust = trust
+        self._trusted: dict[str, R] = {}
 
     def ids(self) -> list[str]:
         """Names of the stored models."""
@@ -82,10 +87,18 @@ class UserStore(Generic[R]):
         return self._path(model_id).exists()
 
     def manifest(self, model_id: str) -> R:
-        """The stored manifest of ``model_id``, which `ids` has named."""
+        """The stored manifest of ``model_id``, which `ids` has named.
+
+        Raises:
+            InvalidManifest: it is unreadable, or another's.
+            UntrustedModel: nobody who is trusted has signed it as it is.
+        """
         manifest = self._cache.get(self._path(model_id))
         if manifest.id != model_id:
             raise InvalidManifest(f"'{model_id}.json' is a manifest of '{manifest.id}'")
+        if self._trust is not None and self._trusted.get(model_id) is not manifest:
+            self._trust.check(manifest, self.root, noun=self._noun)
+            self._trusted[model_id] = manifest
         return manifest
 
     def read(self, manifest: R, file: StoredFile) -> bytes:  # noqa: ARG002 - by content
@@ -144,6 +157,7 @@ class UserStore(Generic[R]):
                 self._path(model_id).unlink()
             except FileNotFoundError as error:
                 raise ModelNotFound(f"no {self._noun} '{model_id}' is stored") from error
+            signature_path(self.root, model_id).unlink(missing_ok=True)
             self._collect()
 
     def _path(self, model_id: str) -> Path:

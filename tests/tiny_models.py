@@ -14,6 +14,7 @@ from services.core.errors import DocumentNotFound, ModelNotFound
 from services.core.model import DocumentKind
 from services.core.network import OpenedModel
 from tests.engines import RowByRow, floats, integers, opened
+from tests.tiny_autoregressive import tiny_autoregressive
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -220,6 +221,17 @@ def tiny_super_resolution() -> OpenedModel:
     )
 
 
+def tiny_translation() -> OpenedModel:
+    """A convolution that turns one colour image into another."""
+    net = seeded(lambda: nn.Conv2d(3, 3, 3, padding=1), 10)
+
+    def translate(source: Tensor) -> Mapping[str, Tensor]:
+        return {"image": torch.tanh(net(source))}
+
+    network = RowByRow(translate, {"source": floats(3, 8, 8)}, ["image"])
+    return opened("translation", {"generator": network}, resolution=(8, 8), channels=3)
+
+
 def tiny_density() -> OpenedModel:
     """Gaussian naive Bayes of 4 x 4 grey images with three classes."""
     shape = {"components": 3, "side": 4, "covariance": "diagonal"}
@@ -265,12 +277,14 @@ def density_model(
 
 
 MODELS: Mapping[str, Callable[[], OpenedModel]] = {
+    "autoregressive": tiny_autoregressive,
     "gan": tiny_gan,
     "vae": tiny_vae,
     "flow": tiny_flow,
     "density": tiny_density,
     "diffusion": tiny_diffusion,
     "super_resolution": tiny_super_resolution,
+    "translation": tiny_translation,
 }
 """A model of every family, as small as its kind allows; a new family needs one line here."""
 

@@ -10,11 +10,13 @@ from model_store.adapters.manifest import AdapterManifest, read_adapter
 from model_store.limits import StoreLimits
 from model_store.manifest import StoredFile, is_model_id
 from model_store.plain_files import digest
+from model_store.signing import TrustedKeys
 from model_store.user_store import UserStore
 from services.core.adapters import AdapterInfo
 from services.core.errors import AtelierError, IntegrityFailure, ModelNotFound
 from services.core.validation import near
 
+NOUN = "adapter"
 FOLDER = "adapters"
 """Below the root of the user's store."""
 
@@ -30,9 +32,10 @@ class AdapterProblem:
 class AdapterShelf:
     """Every call looks at the folder as it is: what another process adds is there at once."""
 
-    def __init__(self, root: Path, limits: StoreLimits) -> None:
+    def __init__(self, root: Path, limits: StoreLimits, trust: TrustedKeys | None = None) -> None:
         """Keep adapters in a folder of their own below the store's ``root``."""
-        self._kept = UserStore(root / FOLDER, limits, read_adapter, noun="adapter")
+        self.root = root / FOLDER
+        self._kept = UserStore(self.root, limits, read_adapter, noun=NOUN, trust=trust)
 
     def ids(self) -> list[str]:
         """Every adapter's name, sorted."""

@@ -23,8 +23,8 @@ PROMPTS: Final = frozenset(
     {"prompt", "negative_prompt", "prompts", "source_prompt", "end_prompt", "revised_prompt"}
 )
 
-_BETWEEN_IMAGES = "interpolate"
-"""The one operation whose every image comes from all of the images given."""
+_STRIPS: Final = frozenset({"interpolate", "traverse"})
+"""Operations whose images make one strip: each of them comes from all that was given."""
 _CASCADE = "cascade"
 
 
@@ -116,7 +116,7 @@ class Record:
     def _request(self) -> tuple[dict[str, Any], int | None]:
         parameters = dict(self.parameters)
         index: int | None = None
-        if self.operation == _BETWEEN_IMAGES:
+        if self.operation in _STRIPS:
             index = self.row
         elif "seed" in self.values:
             parameters.pop("n", None)
@@ -166,7 +166,7 @@ def record_of(
 
 def _sources(call: Call, row: int, rows: int | None) -> tuple[bytes, ...]:
     """The images that a row was made from: its own where each image makes a row."""
-    each = rows in (None, len(call.images)) and call.operation != _BETWEEN_IMAGES
+    each = rows in (None, len(call.images)) and call.operation not in _STRIPS
     if len(call.images) > 1 and each and row < len(call.images):
         return (call.images[row],)
     return call.images

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from services.core.decoder import Decoder
 from services.core.engine import Engine
 from services.core.errors import InvalidManifest, ModelNotFound
 from services.core.images import ImageLimits
@@ -63,6 +64,7 @@ class Registry:
         without: models that are never offered here.
         max_loaded: models held at once; past it the least recently used idle one is let go.
         limits: for uploaded images.
+        decoder: of uploaded images, where the engines are not to decode them themselves.
         on_load: told the model and the seconds that loading took.
     """
 
@@ -77,6 +79,7 @@ class Registry:
         without: Collection[str] = (),
         max_loaded: int = 64,
         limits: ImageLimits | None = None,
+        decoder: Decoder | None = None,
         on_load: Callable[[str, float], None] = lambda model, seconds: None,
     ) -> None:
         self._source = source
@@ -87,6 +90,7 @@ class Registry:
         self._without = set(without)
         self._max_loaded = max_loaded
         self._limits = limits or ImageLimits()
+        self._decoder = decoder
         self._on_load = on_load
         self._models: dict[str, LoadedModel] = {}
         self._lock = RLock()
@@ -184,6 +188,8 @@ class Registry:
             raise InvalidManifest(f"'{name}' is of family '{opened.family}'; known are {known}")
         engine = self._families[opened.family](opened, self._device, self._limits)
         engine.device_lock = self._device_lock
+        if self._decoder is not None:
+            engine.image_decoder = self._decoder
         return engine
 
     def _make_room(self, newcomer: LoadedModel) -> None:

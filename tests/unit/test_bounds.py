@@ -178,6 +178,28 @@ def test_the_standard_error_is_the_spread_of_repeated_bounds() -> None:
     assert float(errors.median()) == pytest.approx(float(bounds.std()), rel=0.1)
 
 
+def test_the_standard_error_is_the_jackknifes() -> None:
+    weights = 3 * random(4, 9, seed=2)
+    bound, error = importance_weighted_bound(weights)
+    for row, found in enumerate(error.tolist()):
+        plain = np.exp(weights[row].numpy())
+        left_out = [math.log(np.delete(plain, i).mean()) for i in range(9)]
+        assert found == pytest.approx(math.sqrt(8 / 9 * 9 * np.var(left_out)))
+        assert float(bound[row]) == pytest.approx(math.log(plain.mean()))
+
+
+def test_one_weight_that_outweighs_all_others_leaves_the_error_as_large_as_it_is() -> None:
+    """The delta method says 1 nat here, at most, whatever the weights are."""
+    weights = torch.full((1, 64), -800.0, dtype=torch.float64)
+    weights[0, 5] = -700.0
+    _, error = importance_weighted_bound(weights)
+    assert float(error) == pytest.approx(100, rel=0.1)
+    bounds, errors = importance_weighted_bound(12 * random(3000, 64, seed=3))
+    told = float(errors.square().mean().sqrt())
+    assert told == pytest.approx(float(bounds.std()), rel=0.25)
+    assert told > 3
+
+
 def test_one_sample_has_no_standard_error() -> None:
     bound, error = importance_weighted_bound(torch.tensor([[-3.0]]))
     assert float(bound) == -3

@@ -26,7 +26,7 @@ from services.serving.in_process import InProcessBackend
 from tests.scripted import PATIENCE
 from tests.tiny_models import one_of_each
 
-COMMANDS = ("serve", "generate", "edit", "likelihood", "encode", "models", "doctor")
+COMMANDS = ("serve", "generate", "edit", "likelihood", "encode", "evaluate", "models", "doctor")
 PROMPT = "a red circle"
 KEY, KEY_DIGEST = "key", "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683"
 
@@ -83,7 +83,7 @@ def test_every_command_explains_itself(command: str) -> None:
     assert len(result.output) > 300
 
 
-@pytest.mark.parametrize("command", ["serve", "generate", "edit", "likelihood", "encode"])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("models", "doctor")])
 def test_help_shows_examples(command: str) -> None:
     assert f"atelier {command}" in " ".join(atelier(command, "--help").output.split())
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from services.cli import app
 from services.gateway.audit_check import tail
-from services.policies.reviews import Held, Review, ReviewStore
+from services.policies.review_words import Held, Review
+from services.policies.reviews import ReviewStore
 from services.policies.settings import ReviewSettings
 
 

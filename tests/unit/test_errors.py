@@ -7,7 +7,13 @@ import json
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.core.errors import AtelierError, InvalidParameter, QueueFull, from_json
+from services.core.errors import (
+    AtelierError,
+    HeldForReview,
+    InvalidParameter,
+    QueueFull,
+    from_json,
+)
 from services.core.validation import explain, near
 
 
@@ -27,6 +33,15 @@ def test_every_error_survives_a_journey_as_json(kind: type[AtelierError]) -> Non
 def test_no_two_errors_share_a_code() -> None:
     codes = [kind.code for kind in every_kind()]
     assert len(set(codes)) == len(codes)
+
+
+def test_what_was_held_is_found_on_the_other_side() -> None:
+    sent = HeldForReview("later", policy="words", review="r1", device_seconds=2.0)
+    arrived = from_json(json.loads(json.dumps(sent.to_json())))
+    assert isinstance(arrived, HeldForReview)
+    assert (arrived.policy, arrived.review, arrived.device_seconds) == ("words", "r1", 0.0)
+    said = {**sent.to_json(), "review": {"id": "r1"}}  # as the HTTP answer has it
+    assert isinstance(from_json(said), HeldForReview)
 
 
 def test_an_error_of_a_newer_replica_is_still_an_error() -> None:

@@ -17,9 +17,9 @@ from services.core.images import Pixels
 from services.core.network import OpenedModel
 from services.core.pixels import to_pixels, to_tensor
 from services.families.super_resolution.engine import MOST_SIDE
-from services.families.super_resolution.tiling import tiling
 from services.sampling.enlarging import enlarged
 from services.sampling.schedule import VariancePreserving
+from services.sampling.tiling import tiling
 from tests.engines import RowByRow, ask, call, carry, floats, opened, pixels_of, ready, some_pixels
 from tests.gaussian_data import GaussianData
 from tests.tiny_models import tiny_super_resolution

@@ -37,7 +37,7 @@ from tests.tiny_models import MODELS, Shelf, one_of_each, tiny_gan
 T = TypeVar("T")
 Backends = Callable[..., InProcessBackend]
 
-GENERATORS = sorted(MODELS.keys() - {"super_resolution"})
+GENERATORS = sorted(MODELS.keys() - {"super_resolution", "translation"})
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_closing_without_time_tells_those_who_wait(start: Backends) -> None:
 
 
 @pytest.mark.parametrize("where", ["images", "mask"])
-@pytest.mark.parametrize(("side", "thread"), [(64, "MainThread"), (2000, "atelier-codec")])
+@pytest.mark.parametrize(("side", "thread"), [(64, "MainThread"), (2000, "atelier-uploads")])
 def test_many_pixels_are_decoded_off_the_event_loop_however_few_bytes_hold_them(
     start: Backends, side: int, thread: str, where: str
 ) -> None:

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from model_store.importers.pipelines import import_pipeline
 from model_store.limits import StoreLimits
 from model_store.manifest import TorchOptions
+from model_store.networks.export_choice import open_export
 from model_store.networks.exported_network import ExportedNetwork
 from model_store.networks.first_block import FirstBlockCache, Recollection, offers_first_block
+from model_store.networks.hardware import Hardware
 from model_store.networks.measurements import Measurements
-from model_store.networks.opening import Hardware, open_export, open_model
+from model_store.networks.opening import open_model
 from model_store.reading import DraftedFiles
 from model_store.store import CATALOG, Store
 from services.core.engine import Engine
