@@ -15,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from services.core.errors import AtelierError
+from services.demo.exhibits import Exhibit, Service
 from services.demo.server import running_server
 from services.demo.sheet import contact_sheet
-from services.demo.tour import Exhibit, Service, tour
+from services.demo.tour import tour
 
 EXHIBITS = 8
 OUT = Path("out")

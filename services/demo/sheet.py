@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from services.demo.tour import Exhibit
+from services.demo.exhibits import Exhibit
 
 TILE = 128
 GAP = 16

@@ -14,9 +14,10 @@ from rich.console import Console
 
 from services.core.errors import Unavailable
 from services.demo.__main__ import write
+from services.demo.exhibits import Exhibit
+from services.demo.pictures import negative, right_half
 from services.demo.server import free_port, running_server, stop
 from services.demo.sheet import TILE, contact_sheet, enlarged
-from services.demo.tour import Exhibit, negative, right_half
 from tests.scripted import PATIENCE
 
 
