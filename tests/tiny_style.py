@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from services.core.job import Job
 from services.core.network import OpenedModel
@@ -35,17 +36,17 @@ class StyleEngine(GanEngine):
         """See `Engine.operations`."""
         return {**super().operations(), "style_mix": StyleMix}
 
-    def _start(self, job: Job[Any]) -> Trajectory:
+    def _start(self, job: Job[Any], encoded: Mapping[int, Tensor]) -> Trajectory:
         asked = job.parameters
         if not isinstance(asked, StyleMix):
-            return super()._start(job)
+            return super()._start(job, encoded)
         first, second = (self._draw(generator(seed), 1.0) for seed in asked.seeds)
         return Trajectory(
             job=job,
             workload=self.workload(job),
             x=torch.cat([first[: asked.coarse], second[asked.coarse :]]),
             generator=generator(job.seed),
-            condition=self._condition(asked.label, generator(job.seed)),
+            condition=self._condition(asked, generator(job.seed)),
         )
 
 

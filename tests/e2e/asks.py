@@ -21,8 +21,9 @@ WITHOUT_NOISE = ("ddim", "euler", "heun", "dpmpp_2m", "unipc", "lms")
 SAMPLERS = (*WITHOUT_NOISE, "ddpm", "euler_ancestral", "dpmpp_2m_sde")
 TAKE_AN_IMAGE = (
     "variation", "inpaint", "outpaint", "invert", "reconstruct", "likelihood", "super_resolution",
-    "translate",
+    "translate", "denoise",
 )  # fmt: skip
+STRIPS = ("interpolate", "traverse")
 SCALES = (1.0, 1.0, 1.5, 3.0, 7.5)
 COLORS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "triangle", "star")
@@ -139,7 +140,7 @@ class Mix:
         wanted = {"seed": self.source.randrange(2**40)}
         wanted |= {k: draw(self) for k, draw in _DRAWN.items() if k in fields}
         if "n" in fields:
-            wanted["n"] = self.source.randint(2 if name == "interpolate" else 1, 3)
+            wanted["n"] = self.source.randint(2 if name in STRIPS else 1, 3)
         if "prompt" in fields and "text" not in model.conditioning:
             wanted = {k: v for k, v in wanted.items() if "prompt" not in k}
         if "sampler" in wanted:
@@ -155,6 +156,8 @@ class Mix:
             wanted["sampler"] = self.source.choice(fitting)
         several = 2 if name in ("reconstruct", "likelihood") else 1
         count = self.source.randint(1, several) if name in TAKE_AN_IMAGE else 0
+        if name == "interpolate" and "generate" not in model.operations:
+            count = 2  # there is no noise to draw the ends from
         return Ask(
             model=model.id,
             task=task,
@@ -182,6 +185,8 @@ _DRAWN: Mapping[str, Any] = {
     "strength": lambda mix: mix.source.choice([0.3, 0.6, 1.0]),
     "truncation": lambda mix: mix.source.choice([0.5, 1.0]),
     "temperature": lambda mix: mix.source.choice([0.7, 1.0]),
+    "top_k": lambda mix: mix.source.choice([4, 32]),
+    "top_p": lambda mix: mix.source.choice([0.5, 1.0]),
     "spherical": lambda mix: mix.source.choice([True, False]),
     "sample": lambda mix: mix.source.choice([True, False]),
 }

@@ -27,8 +27,8 @@ def test_tools_are_shown_for_models_that_can(tiny: str, open_tiny: Opener) -> No
             "More edits",
             "Likelihood",
         ],
-        "tiny-gan": ["Interpolate"],
-        "tiny-style": ["Interpolate", "Latents", "Style mix"],
+        "tiny-gan": ["Interpolate", "More edits"],
+        "tiny-style": ["Interpolate", "Latents", "Style mix", "More edits"],
         "tiny-vae": ["Interpolate", "Latents", "More edits", "Likelihood"],
         "tiny-super_resolution": ["More edits"],
     }

@@ -22,6 +22,7 @@ const WORDS = {
   invert: "Carries the image to noise and back under another prompt.",
   denoise: "Takes the noise out of the image.",
   super_resolution: "Makes the image larger, with detail that the model supplies.",
+  traverse: "Moves one number of the latent, or one code, and keeps the rest.",
   translate: "Turns the image into one of another kind.",
 };
 
