@@ -46,6 +46,11 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any
     return found
 
 
+def _hear_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background, which ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Server:
     """A server of its own: port, temporary folder, user store.
 
@@ -76,6 +81,7 @@ class Server:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_hear_interrupts,  # noqa: PLW1509 - it only sets a signal
         )
         self._members: dict[int, Process] = {}
         try:

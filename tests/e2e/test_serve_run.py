@@ -40,10 +40,10 @@ def ray_serve(config: Path, servers: Servers) -> Iterator[Server]:
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
     """As Ctrl-C does; once more where Ray waits for its controller, which has ended already."""
-    for _ in range(6):
+    for _ in range(3):
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
+            process.wait(45)
             return
 
 
