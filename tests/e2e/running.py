@@ -23,9 +23,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.processes import Process, mentioning, tree
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_SECONDS = 150.0
+READY_SECONDS = 240.0
+"""A server that is alone on two cores is ready in half a minute; here it starts beside others."""
 STOP_SECONDS = 60.0
-REQUEST_SECONDS = 120.0
+REQUEST_SECONDS = 240.0
 LAST_LINES = 40
 
 
@@ -73,7 +74,6 @@ class Server:
         own = {"TMPDIR": str(self.folder), "ATELIER_KEY_FILE": str(self.folder / "keys.json")}
         own |= environment or {}
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ATELIER_", "RAY_"))}
-        started = time.monotonic()
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -90,7 +90,6 @@ class Server:
             said = self.said()
             self.destroy()
             raise RuntimeError(f"the server did not start; it said:\n{said}") from error
-        self.ready_seconds = time.monotonic() - started
 
     def _answers(self, path: str) -> bool:
         if self.process.poll() is not None:
