@@ -18,6 +18,10 @@ from tests.e2e.running import ROOT, Server, Servers, free_port
 ASK = {"model": "shapes-ldm", "prompt": "a red star", "seed": 1, "steps": 4}
 
 
+PATIENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""Ray kills a proxy that takes five seconds to start, as it may where other tests run beside it."""
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """The default config, on a port that is free."""
@@ -33,7 +37,7 @@ def ray_serve(config: Path, servers: Servers) -> Iterator[Server]:
     servers.close()
     port = yaml.safe_load(config.read_text())["http_options"]["port"]
     command = [str(Path(sys.executable).with_name("serve")), "run", str(config)]
-    server = Server(command, port=port, environment={"RAY_USAGE_STATS_ENABLED": "0"})
+    server = Server(command, port=port, environment=PATIENT)
     yield server
     server.destroy()
 
