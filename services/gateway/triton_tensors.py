@@ -77,14 +77,15 @@ def _image(model: ModelInfo) -> TensorKind:
 
 
 def _images_of(schema: Mapping[str, Any]) -> Sequence[int]:
-    """The fewest and the most images that come with an operation."""
-    found: Sequence[int] = schema.get("x-images", (0, 0))
+    """The fewest and the most images of an operation; one may come, where it says nothing."""
+    found: Sequence[int] = schema.get("x-images", (0, 1))
     return found
 
 
 def inputs_of(model: ModelInfo) -> tuple[TensorKind, ...]:
     """Every tensor that a model can be given; which of them depends on what is asked for."""
-    images = any(most for _, most in map(_images_of, model.operations.values()))
+    others = (o for name, o in model.operations.items() if name != Task.GENERATE.value)
+    images = any(most for _, most in map(_images_of, others))
     draws = model.operations.get(Task.GENERATE.value, {}).get("properties", {})
     return (
         *(_LABELS if "label" in model.conditioning else ()),

@@ -229,6 +229,7 @@ def test_without_shares_it_would() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes of simulation on a machine that others use
 @pytest.mark.parametrize("flood", FLOODS)
 @CURVES
 def test_no_kind_of_flood_does(points: dict[int, float], flood: str) -> None:
