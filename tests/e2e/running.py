@@ -74,6 +74,7 @@ class Server:
         own = {"TMPDIR": str(self.folder), "ATELIER_KEY_FILE": str(self.folder / "keys.json")}
         own |= environment or {}
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ATELIER_", "RAY_"))}
+        started = time.monotonic()
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -90,6 +91,7 @@ class Server:
             said = self.said()
             self.destroy()
             raise RuntimeError(f"the server did not start; it said:\n{said}") from error
+        self.ready_seconds = time.monotonic() - started
 
     def _answers(self, path: str) -> bool:
         if self.process.poll() is not None:
