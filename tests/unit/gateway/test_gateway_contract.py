@@ -33,6 +33,7 @@ from tests.unit.gateway.conftest import ScriptedBackend
 def never_fails(context: Any, response: Any, case: Any) -> bool | None:
     """No answer is a fault of the server's; a deadline that the client chose may pass, though."""
     if response.status_code == HTTPStatus.GATEWAY_TIMEOUT:
+        assert "deadline" in response.text
         return None
     return not_a_server_error(context, response, case)
 
