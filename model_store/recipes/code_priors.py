@@ -31,7 +31,7 @@ class Teacher(nn.Module):
 
     def forward(self, tokens: Tensor, codes: Tensor) -> Tensor:
         """Words ``[n, slots]`` and codes ``[n, length]`` to a scalar."""
-        logits = self.network.sequence(tokens, codes)  # type: ignore[operator]
+        logits = self.network.sequence(tokens, codes)  # type: ignore[operator]  # a method
         return functional.cross_entropy(logits.flatten(0, 1), codes.flatten())
 
 

@@ -130,7 +130,7 @@ def train(options: argparse.Namespace) -> Trained:
             with torch.no_grad():
                 found = {
                     f"{name}_psnr": peak_signal_to_noise(
-                        one.average.module.reconstruct(held_out),  # type: ignore[operator]
+                        one.average.module.reconstruct(held_out),  # type: ignore[operator]  # a method
                         held_out,
                     )
                     for name, one in players.items()

@@ -151,10 +151,10 @@ def _measured(
     """Open the model, measure it, and write its card where that is wanted."""
     with Console(stderr=True).status("starting the engine"):
         from model_store.evaluation.suite.features import OnnxFeatures  # noqa: PLC0415 - torch
-        from model_store.export.evaluated_card import write_evaluation  # noqa: PLC0415
-        from model_store.store import CATALOG  # noqa: PLC0415
-        from services.serving.local import local_backend, open_store  # noqa: PLC0415
-        from services.serving.settings import Pool  # noqa: PLC0415
+        from model_store.export.evaluated_card import write_evaluation  # noqa: PLC0415 - as above
+        from model_store.store import CATALOG  # noqa: PLC0415 - as above
+        from services.serving.local import local_backend, open_store  # noqa: PLC0415 - as above
+        from services.serving.settings import Pool  # noqa: PLC0415 - as above
 
         shelf = open_store(None if root is None else str(root))
         entry = shelf.entry(name)
@@ -201,9 +201,9 @@ async def _evaluated(
     import torch  # noqa: PLC0415 - takes a second
 
     from model_store.evaluation.suite.asking import Subject  # noqa: PLC0415 - as above
-    from model_store.evaluation.suite.evaluate import evaluate as measure  # noqa: PLC0415
-    from model_store.evaluation.suite.measured import weights_of  # noqa: PLC0415
-    from model_store.networks.opening import open_model  # noqa: PLC0415
+    from model_store.evaluation.suite.evaluate import evaluate as measure  # noqa: PLC0415 - as above
+    from model_store.evaluation.suite.measured import weights_of  # noqa: PLC0415 - as above
+    from model_store.networks.opening import open_model  # noqa: PLC0415 - as above
 
     manifest = entry.manifest
     info = await backend.model(manifest.id)
@@ -222,8 +222,8 @@ async def _held_out(
 ) -> HeldOut:
     """The images that were named, else the set that the model's card names."""
     from model_store.evaluation.suite.held_out import read_folder  # noqa: PLC0415 - torch
-    from model_store.export.evaluated_card import metadata_of  # noqa: PLC0415
-    from model_store.recipes.held_out import SETS, set_of  # noqa: PLC0415
+    from model_store.export.evaluated_card import metadata_of  # noqa: PLC0415 - as above
+    from model_store.recipes.held_out import SETS, set_of  # noqa: PLC0415 - as above
 
     if against is None:
         try:

@@ -70,7 +70,7 @@ def _anchors(trust: list[Path] | None) -> list[bytes]:
     if trust:
         return [path.read_bytes() for path in trust]
     from services.gateway.settings import GatewaySettings  # noqa: PLC0415 - with the above
-    from services.provenance.credentials import known_anchor  # noqa: PLC0415
+    from services.provenance.credentials import known_anchor  # noqa: PLC0415 - as above
 
     settings = GatewaySettings()
     anchor = known_anchor(settings.provenance, settings.provenance_folder)
