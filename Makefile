@@ -16,7 +16,7 @@ pytest := $(bin)/python -m pytest
 side_by_side := OMP_NUM_THREADS=1 $(pytest) -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test quick check system format bench peers goodput clean
+.PHONY: help demo serve test quick coverage check system format bench peers goodput clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,11 +28,14 @@ serve: $(VENV)/.serving  ## keep the service up on http://127.0.0.1:8000
 	@$(bin)/atelier serve --config deploy/serve.yaml
 
 test: check  ## every check and every test
-	$(side_by_side) -m "not e2e" --cov --cov-report=term
+	$(side_by_side) -m "not e2e"
 	$(pytest) -n 2 --dist loadgroup -m e2e
 
 quick: $(VENV)/.developing  ## the tests that take seconds
 	$(side_by_side) -m "not slow and not e2e and not gpu" -q
+
+coverage: $(VENV)/.developing  ## which lines and branches the tests reach; tracing doubles their time
+	$(side_by_side) -m "not e2e" --cov --cov-report=term
 
 check: $(VENV)/.developing  ## style, formatting, types, and the import rule
 	$(bin)/ruff check .

@@ -23,7 +23,7 @@ from services.runtime.registry import LoadedModel
 from services.runtime.ticket import Ticket
 from tests.engines import CPU, carry, opened, pixels_of
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test gives up on something that should have happened at once."""
 
 

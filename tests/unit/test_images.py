@@ -223,10 +223,10 @@ def test_too_many_bytes_are_refused_before_anything_is_read() -> None:
 
 @pytest.mark.parametrize("side", [4097, 12_000, 40_000, 2**31 - 1])
 def test_a_bomb_is_refused_by_its_header(side: int) -> None:
-    started = time.monotonic()
+    begun = time.process_time()  # of the processor: others' load on the machine does not count
     with pytest.raises(TooLarge):
         decode(png_header(side, side), (4, 4), 3, LIMITS)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - begun < 2
 
 
 def test_pixels_that_are_promised_and_absent_are_missed() -> None:

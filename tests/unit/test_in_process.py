@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -201,10 +200,8 @@ def test_a_full_queue_answers_at_once_while_work_goes_on(start: Backends) -> Non
     async def scenario() -> None:
         working = asyncio.create_task(backend.run(call("generate", model="scripted", steps=40)))
         await asyncio.to_thread(gate.wait)
-        started = time.monotonic()
-        with pytest.raises(QueueFull) as caught:
+        with pytest.raises(QueueFull) as caught:  # while the gate holds the work up
             await backend.run(call("generate", model="scripted", steps=40))
-        assert time.monotonic() - started < 0.1
         assert caught.value.retry_after is not None
         gate.open()
         await working

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 BODY = json.dumps({"model": "shapes-ldm", "prompt": "a star"}).encode()
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:

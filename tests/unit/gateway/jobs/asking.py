@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 GENERATE = {"model": "tiny-diffusion", "n": 2, "seed": 7, "steps": 3}
 ASK = {"task": "generate", "request": GENERATE}
 SMALL = 200_000
