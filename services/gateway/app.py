@@ -18,6 +18,7 @@ from services.gateway.docs import docs_page
 from services.gateway.documents import document_routes
 from services.gateway.errors import install_error_handlers
 from services.gateway.exchange import Gateway, InFlight, Withdraw, nowhere
+from services.gateway.head import Head
 from services.gateway.health import health_routes, status_routes
 from services.gateway.huggingface import huggingface_routes
 from services.gateway.job_auditing import audit_ends
@@ -115,6 +116,7 @@ def create_app(  # noqa: PLR0913 - each is a decision of its own, made by the ca
             Middleware(Observation, metrics=metrics),
             Middleware(Audit, log=audit),
             Middleware(BodyLimit, settings=settings, metrics=metrics),
+            Middleware(Head),
         ],
     )
     app.state.outgoing = Outgoing(
