@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,9 @@ COPIES = 12
 """Draws of noise and one-pixel moves of every training image that the transformer learns from."""
 LABELS = [str(digit) for digit in range(digits.CLASSES)]
 SETTINGS: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "guidance_scale": 1.0}
+GUIDANCE = (1.0, 1.5, 2.0, 3.0)
+ENOUGH = 0.93
+"""The least guidance by which this share of digits is read as asked becomes the default."""
 SAMPLES, ASKED = 240, 200
 
 Reconstruct = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -74,12 +77,13 @@ class CodesRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The networks, and how long they were trained."""
+    """The networks, how long they were trained, and the settings that samples are drawn with."""
 
     encoder: nn.Module
     decoder: nn.Module
     prior: TokenTransformer
     summary: str
+    settings: Mapping[str, Any] = field(default_factory=lambda: SETTINGS)
 
 
 def images(split: digits.Split, seed: int) -> Tensor:
@@ -157,7 +161,28 @@ def train_transformer(
 
 def make(trained: Trained, labels: Tensor, seed: int) -> Tensor:
     """Images ``[n, 1, 8, 8]`` of labels ``[n]``; 0 asks for any, ``1 + i`` for the digit i."""
-    return decoded(trained.decoder, draw_codes(trained.prior, labels[:, None], seed, SETTINGS))
+    codes = draw_codes(trained.prior, labels[:, None], seed, trained.settings)
+    return decoded(trained.decoder, codes)
+
+
+def read_as_asked(trained: Trained, seed: int) -> float:
+    """Share of digits that are read as those that were asked for."""
+    asked = torch.arange(digits.CLASSES).repeat(ASKED // digits.CLASSES)
+    read = digit_quality.read(make(trained, asked + 1, seed))
+    return float((read == asked).float().mean())
+
+
+def guided(trained: Trained) -> Trained:
+    """With the least guidance that is enough, or else the best, on draws of their own."""
+    best, most = trained, 0.0
+    for scale in GUIDANCE:
+        tried = replace(trained, settings={**SETTINGS, "guidance_scale": scale})
+        right = read_as_asked(tried, seed=13)
+        if right > most:
+            best, most = tried, right
+        if right >= ENOUGH:
+            break
+    return best
 
 
 def measure(recipe: CodesRecipe, trained: Trained, samples: Tensor) -> dict[str, Any]:
@@ -168,10 +193,8 @@ def measure(recipe: CodesRecipe, trained: Trained, samples: Tensor) -> dict[str,
     told = log_likelihood(trained.prior, (target + 1)[:, None], codes)
     untold = log_likelihood(trained.prior, torch.zeros_like(target)[:, None], codes)
     bits = codes.shape[1] * torch.tensor(2.0).log()
-    asked = torch.arange(digits.CLASSES).repeat(ASKED // digits.CLASSES)
-    read = digit_quality.read(make(trained, asked + 1, seed=12))
     return {
-        "condition_accuracy": round(float((read == asked).float().mean()), 4),
+        "condition_accuracy": round(read_as_asked(trained, seed=12), 4),
         **digit_quality.quality(samples),
         "bits_per_code": round(float(-untold.mean() / bits), 4),
         "bits_per_code_under_label": round(float(-told.mean() / bits), 4),
@@ -185,6 +208,7 @@ def measure(recipe: CodesRecipe, trained: Trained, samples: Tensor) -> dict[str,
 
 def package(recipe: CodesRecipe, trained: Trained, networks: Sequence[NetworkExport]) -> Package:
     """All networks with their numbers, card and samples."""
+    trained = guided(trained)
     samples = make(trained, torch.zeros(SAMPLES, dtype=torch.int64), seed=10)
     shown = make(trained, torch.arange(1, 11).repeat(8), seed=11)
     held_out = encoded(trained.encoder, images("validation", seed=31))
@@ -198,7 +222,7 @@ def package(recipe: CodesRecipe, trained: Trained, networks: Sequence[NetworkExp
             "codes": recipe.codes,
             "levels": [{"shape": list(shape)} for shape in recipe.levels],
             "labels": LABELS,
-            "defaults": SETTINGS,
+            "defaults": dict(trained.settings),
             "reference_log_likelihoods": quantiles(
                 log_likelihood(trained.prior, nothing, held_out)
             ),
@@ -246,7 +270,8 @@ def card(recipe: CodesRecipe, summary: str) -> Card:
         "the exact code length of the test images' codes, which says nothing of pixels. "
         "`autoencoder_reads_alike`: how often a support vector machine reads a test image and its "
         f"reconstruction alike. `condition_accuracy`: of {ASKED} digits asked for with the "
-        f"defaults, the share that it reads as asked. {digit_quality.WORDS}",
+        f"defaults, the share that it reads as asked; their guidance was chosen on other "
+        f"draws. {digit_quality.WORDS}",
         limits=(
             "Its likelihood is that of codes, exactly; many images share the same codes.",
             "1,257 images are few: samples stay close to what was seen.",
