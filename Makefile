@@ -16,7 +16,7 @@ pytest := $(bin)/python -m pytest
 side_by_side := OMP_NUM_THREADS=1 $(pytest) -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test quick coverage check system format bench peers goodput clean
+.PHONY: help demo serve test quick coverage check system format bench peers goodput chaos sbom clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -62,6 +62,12 @@ peers: $(VENV)/.developing  ## install LitServe and BentoML, each apart, for `ma
 
 goodput: $(VENV)/.developing  ## requests per second in time on mixed traffic, beside peers (ten minutes)
 	$(bin)/python -m loadtests.goodput
+
+chaos: $(VENV)/.developing  ## break things under load and weigh what it cost
+	$(bin)/python -m loadtests.chaos
+
+sbom: $(VENV)/.serving  ## every package and model with its hash, as CycloneDX, into out/
+	$(bin)/python -m deploy.sbom
 
 clean:  ## remove what was built; the environment and the trained models stay
 	rm -rf out build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache \

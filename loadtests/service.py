@@ -16,7 +16,7 @@ from pathlib import Path
 from services.serving.environment import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_SECONDS = 180.0
+READY_SECONDS = 600.0
 STOP_SECONDS = 60.0
 
 
@@ -42,9 +42,9 @@ def serving(config: Path, *, provenance: bool = False) -> Iterator[str]:
     """
     port = free_ports(1)[0]
     signed = {"ATELIER_PROVENANCE__ENABLED": str(provenance).lower()}
-    with running(atelier(config, port), signed):
+    with running(atelier(config, port), signed) as server:
         address = f"http://127.0.0.1:{port}"
-        wait_until_ready(f"{address}/readyz")
+        wait_until_ready(f"{address}/readyz", server)
         yield address
 
 
@@ -76,14 +76,16 @@ def running(
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_until_ready(url: str) -> None:
+def wait_until_ready(url: str, server: subprocess.Popen[bytes] | None = None) -> None:
     """Wait until a URL answers with 200.
 
     Raises:
-        RuntimeError: it did not in time.
+        RuntimeError: it did not in time, or the server has ended.
     """
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
+        if server is not None and server.poll() is not None:
+            raise RuntimeError(f"the server ended with code {server.returncode}, not ready")
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own server
                 if answer.status == 200:

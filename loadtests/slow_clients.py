@@ -13,9 +13,10 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -46,10 +47,16 @@ def latencies(address: str, count: int, clients: int) -> list[float]:
 
 
 @contextmanager
-def dawdlers(address: str, count: int) -> Iterator[None]:
-    """So many of each kind: slow senders, readers that do not read, clients that hang up."""
+def dawdlers(address: str, count: int, stream: Mapping[str, Any] = STREAM) -> Iterator[None]:
+    """So many of each kind: slow senders, readers that do not read, clients that hang up.
+
+    Args:
+        address: of the server.
+        count: of each kind.
+        stream: the request that they all send, and whose answer is a stream.
+    """
     url, done = httpx.URL(address), threading.Event()
-    body = json.dumps(STREAM).encode()
+    body = json.dumps(stream).encode()
     head = (
         "POST /v1/generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\n\r\n"
@@ -105,10 +112,12 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--dawdlers", type=int, default=20, help="of each of the three kinds")
     parser.add_argument("--config", type=Path, default=ROOT / "deploy" / "serve.yaml")
+    parser.add_argument("--url", help="of a server that runs; else one is started")
     options = parser.parse_args()
     alone: list[float] = []
     beside: list[float] = []
-    with serving(options.config) as address:
+    own = nullcontext(options.url.rstrip("/")) if options.url else serving(options.config)
+    with own as address:
         latencies(address, options.requests, options.clients)
         for _ in range(options.rounds):
             alone += latencies(address, options.requests, options.clients)

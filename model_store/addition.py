@@ -78,6 +78,39 @@ def add_model(
         InvalidNetwork: a network cannot be opened, or is not what the manifest says.
         TooLarge: a file is over a limit.
     """
+    draft = _drafted(store, path, name=name, family=family, threads=threads)
+    store.check_free(draft.manifest.id)
+    _tried(draft, store.limits, threads)
+    store.put(draft.manifest, {**draft.contents, **draft.weights})
+    return Addition(draft.manifest, tuple(draft.notes))
+
+
+def add_version(
+    store: Store,
+    path: Path,
+    *,
+    name: str | None = None,
+    family: str | None = None,
+    threads: int = 2,
+) -> Addition:
+    """Check a model and store it as another version of one of the user's models.
+
+    It is not served before `Store.serve` says so. Arguments are as for `add_model`.
+
+    Raises:
+        ModelNotFound: there is no model of that name.
+        ModelError: that model is built in, or of another family; else as `add_model`.
+    """
+    draft = _drafted(store, path, name=name, family=family, threads=threads)
+    store.check_version(draft.manifest.id, draft.manifest.family)
+    _tried(draft, store.limits, threads)
+    store.put_version(draft.manifest, {**draft.contents, **draft.weights})
+    return Addition(draft.manifest, tuple(draft.notes))
+
+
+def _drafted(
+    store: Store, path: Path, *, name: str | None, family: str | None, threads: int
+) -> Draft:
     if name is not None and not is_model_id(name):
         raise InvalidManifest(
             f"'{name[:64]}' is no model name: lower-case letters, digits, '.', '_' and '-', at "
@@ -87,19 +120,19 @@ def add_model(
     if is_pipeline(path):
         if family not in {None, "diffusion"}:
             raise InvalidManifest(f"'{path.name}' is a pipeline of family 'diffusion'")
-        draft = import_pipeline(path, store.limits, name=name)
-    elif path.is_dir():
-        draft = read_folder(path, store.limits, name=name, family=family)
-    else:
-        draft = _draft_of_one_file(path, store.limits, name=name, family=family, threads=threads)
-    store.check_free(draft.manifest.id)
+        return import_pipeline(path, store.limits, name=name)
+    if path.is_dir():
+        return read_folder(path, store.limits, name=name, family=family)
+    return _draft_of_one_file(path, store.limits, name=name, family=family, threads=threads)
+
+
+def _tried(draft: Draft, limits: StoreLimits, threads: int) -> None:
+    """Run and open every network, and name every file's digest."""
     for network in draft.manifest.networks:
-        _try(draft, network, store.limits, threads)
+        _try(draft, network, limits, threads)
     _sign(draft)
-    _open(draft, store.limits, threads)
-    _open_prompts(draft, store.limits)
-    store.put(draft.manifest, {**draft.contents, **draft.weights})
-    return Addition(draft.manifest, tuple(draft.notes))
+    _open(draft, limits, threads)
+    _open_prompts(draft, limits)
 
 
 def _draft_of_one_file(

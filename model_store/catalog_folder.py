@@ -15,6 +15,7 @@ from model_store.manifest import (
 )
 from model_store.plain_files import PlainFile, read_plain
 from model_store.read_cache import ReadCache
+from model_store.versions import digest_of, one_of
 from services.core.errors import InvalidManifest
 
 
@@ -46,6 +47,19 @@ class CatalogFolder:
         if manifest.id != model_id:
             raise InvalidManifest(f"folder '{model_id}' holds a manifest of '{manifest.id}'")
         return manifest
+
+    def versions(self, model_id: str) -> list[str]:
+        """The digest of the one version that there is."""
+        return [digest_of(self.manifest(model_id))]
+
+    def version(self, model_id: str, prefix: str) -> Manifest:
+        """The one version, if its digest begins so.
+
+        Raises:
+            ModelNotFound: it does not.
+        """
+        one_of(model_id, prefix, self.versions(model_id))
+        return self.manifest(model_id)
 
     def read(self, manifest: Manifest, file: StoredFile) -> bytes:
         """A file's bytes, not yet verified."""

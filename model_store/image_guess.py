@@ -65,7 +65,8 @@ def image_network(family: str, names: Sequence[str]) -> str | None:
         signature = SIGNATURES.get((family, name))
         if signature is None:
             continue
-        makes = [port.kind for port in signature.outputs] == [Kind.IMAGE]
+        needed = [port.kind for port in signature.outputs if port.required]
+        makes = needed == [Kind.IMAGE]
         if makes and all(port.kind in (Kind.LATENT, Kind.LABEL) for port in signature.inputs):
             return name
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import os
@@ -25,7 +26,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.atomic_files import write_atomic
 from model_store.plain_files import read_plain
+from model_store.versions import digest_of
 from services.core.errors import IntegrityFailure, InvalidParameter, UntrustedModel
+from services.core.versions import of_version
 
 FOLDER = "signatures"
 """Below the root of a store."""
@@ -45,6 +48,10 @@ class Signed(Protocol):
 
     def model_dump(self, *, mode: Literal["json"], exclude_defaults: bool) -> dict[str, Any]:
         """Itself as plain values."""
+        ...
+
+    def model_dump_json(self, *, indent: int | None = ..., exclude_defaults: bool = ...) -> str:
+        """Itself as text."""
         ...
 
 
@@ -88,17 +95,23 @@ def message_of(record: Signed, noun: str) -> bytes:
 
 
 def signature_path(root: Path, name: str) -> Path:
-    """Where the signature of one record of a store lies."""
+    """Where the signature of one record of a store lies, or of one version: ``name@digest``."""
     return root / FOLDER / f"{name}.json"
 
 
-def sign(record: Signed, root: Path, key: Ed25519PrivateKey, *, noun: str = "model") -> Signature:
-    """Sign a record of a store, and keep the signature beside it in place of any other."""
+def sign(
+    record: Signed, root: Path, key: Ed25519PrivateKey, *, noun: str = "model", version: str = ""
+) -> Signature:
+    """Sign a record of a store, and keep the signature beside it in place of any other.
+
+    With ``version``, its whole digest, the signature stays with that version of the record.
+    """
     made = Signature(
         key=key_id(key.public_key()),
         signature=base64.b64encode(key.sign(message_of(record, noun))).decode(),
     )
-    write_atomic(signature_path(root, record.id), made.model_dump_json(indent=2).encode())
+    path = signature_path(root, of_version(record.id, version))
+    write_atomic(path, made.model_dump_json(indent=2).encode())
     return made
 
 
@@ -116,9 +129,17 @@ class TrustedKeys:
             UntrustedModel: its signature is missing, unreadable, made by another key, or made over
                 something else.
         """
+        version = signature_path(root, of_version(record.id, digest_of(record)))
+        if version.exists():
+            with contextlib.suppress(UntrustedModel):
+                self._check(record, version, noun)
+                return
+        self._check(record, signature_path(root, record.id), noun)
+
+    def _check(self, record: Signed, path: Path, noun: str) -> None:
         subject = f"the {noun} '{record.id}'"
         how = f"check where it comes from, then `atelier models sign {record.id} --key FILE`"
-        found = _stored(signature_path(root, record.id), subject, how)
+        found = _stored(path, subject, how)
         key = self._keys.get(found.key)
         if key is None:
             raise UntrustedModel(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -12,9 +12,12 @@ from model_store.adapters.shelf import AdapterShelf
 from model_store.catalog_folder import CatalogFolder
 from model_store.limits import StoreLimits
 from model_store.manifest import Manifest, StoredFile, is_model_id, read_manifest
+from model_store.mirror import Mirror
 from model_store.plain_files import PlainFile, digest
+from model_store.plans import Plan, Plans
 from model_store.signing import TrustedKeys
 from model_store.user_store import UserStore
+from model_store.versions import digest_of
 from services.core.errors import (
     AtelierError,
     IntegrityFailure,
@@ -24,10 +27,13 @@ from services.core.errors import (
     ModelNotFound,
 )
 from services.core.validation import near
+from services.core.versions import split_version
 
 CATALOG = Path(__file__).parent / "catalog"
 CLASSIFIERS = Path(__file__).parent / "classifiers"
 """Classifiers for policies that come with the code; they make no images and are not served."""
+
+URL_MARK = "://"
 
 _logger = logging.getLogger(__name__)
 
@@ -50,6 +56,14 @@ class Source(Protocol):
 
     def manifest(self, model_id: str) -> Manifest:
         """The manifest of one of `ids`."""
+        ...
+
+    def versions(self, model_id: str) -> list[str]:
+        """The digests of all versions of one of `ids`, that which is served first."""
+        ...
+
+    def version(self, model_id: str, prefix: str) -> Manifest:
+        """The version of one of `ids` whose digest begins so."""
         ...
 
     def read(self, manifest: Manifest, file: StoredFile) -> bytes:
@@ -82,14 +96,15 @@ class FileProblem:
     problem: str
 
 
-def default_root(environment: Mapping[str, str]) -> Path:
+def default_root(environment: Mapping[str, str]) -> Path | str:
     """Where the user's models are kept, unless a setting says otherwise.
 
-    ``ATELIER_STORE``, else ``$XDG_DATA_HOME/atelier/models``, else the same below
-    ``~/.local/share``.
+    ``ATELIER_STORE``, a folder or a URL that fsspec opens, else ``$XDG_DATA_HOME/atelier/models``,
+    else the same below ``~/.local/share``.
     """
-    if environment.get("ATELIER_STORE"):
-        return Path(environment["ATELIER_STORE"]).expanduser()
+    told = environment.get("ATELIER_STORE")
+    if told:
+        return told if URL_MARK in told else Path(told).expanduser()
     data = environment.get("XDG_DATA_HOME", "")
     base = Path(data) if Path(data).is_absolute() else Path.home() / ".local" / "share"
     return base / "atelier" / "models"
@@ -99,25 +114,33 @@ class Store:
     """Finds, verifies and reads models; the catalog's names come first.
 
     Every call looks at the folders as they are, so a model that another process adds is there at
-    once. A name is checked against its grammar before the file system is touched.
+    once. A name is checked against its grammar before the file system is touched. Where a model is
+    named, so may be one version of it: ``name@digest``, see `services.core.versions`.
     """
 
     def __init__(
         self,
-        root: Path,
+        root: Path | str,
         *,
         catalogs: Sequence[Path] = (CATALOG,),
         limits: StoreLimits | None = None,
         trust: TrustedKeys | None = None,
     ) -> None:
-        """Keep the user's models below ``root``; see `default_root`.
+        """Keep the user's models below ``root``, a folder or a URL; see `default_root`.
 
         With ``trust``, those that are not signed are as if they could not be read; what the
         catalogs hold comes with the code.
+
+        Raises:
+            InvalidParameter: no file system is installed for the URL.
+            Unavailable: the URL cannot be reached, and was never mirrored on this machine.
         """
         self.limits = limits or StoreLimits()
-        self.user = UserStore(root, self.limits, read_manifest, trust=trust)
-        self.adapters = AdapterShelf(root, self.limits, trust)
+        self._mirror = Mirror(str(root)) if URL_MARK in str(root) else None
+        root = Path(root) if self._mirror is None else self._mirror.root
+        self.user = UserStore(root, self.limits, read_manifest, trust=trust, mirror=self._mirror)
+        self.adapters = AdapterShelf(root, self.limits, trust, self._mirror)
+        self.plans = Plans(root)
         folders = [CatalogFolder(path, self.limits) for path in catalogs]
         self._sources: tuple[Source, ...] = (*folders, self.user)
 
@@ -143,15 +166,14 @@ class Store:
         """One model's manifest.
 
         Raises:
-            ModelNotFound: there is none of that name; the message offers near names.
+            ModelNotFound: there is none of that name or version; the message offers near ones.
             InvalidManifest: it is there, and unreadable.
         """
-        return self._source(model_id).manifest(model_id)
+        return self._found(model_id)[1]
 
     def entry(self, model_id: str) -> Entry:
         """What `get` gives, with origin and size."""
-        source = self._source(model_id)
-        manifest = source.manifest(model_id)
+        source, manifest = self._found(model_id)
         return Entry(manifest, source.origin, source.size(manifest))
 
     def read(self, model_id: str, file: str) -> bytes:
@@ -180,9 +202,8 @@ class Store:
 
     def verify(self, model_id: str) -> Sequence[FileProblem]:
         """Read every file of a model again; what is wrong with which, nothing when all is well."""
-        source = self._source(model_id)
         try:
-            manifest = source.manifest(model_id)
+            source, manifest = self._found(model_id)
         except InvalidManifest as error:
             return [FileProblem("manifest", error.message)]
         problems = []
@@ -223,20 +244,111 @@ class Store:
                 )
 
     def remove(self, model_id: str) -> None:
-        """Forget one of the user's models.
+        """Forget one of the user's models with all its versions, or one version that is not served.
 
         Raises:
-            ModelNotFound: there is none of that name.
-            ModelError: it is built in, and stays.
+            ModelNotFound: there is none of that name or version.
+            ModelError: it is built in, or the version that is served, and stays.
         """
-        source = self._source(model_id)
-        if source is not self.user:
-            raise ModelError(f"'{model_id}' is a built-in model of the catalog and stays")
-        self.user.remove(model_id)
+        name, version = split_version(model_id)
+        self._check_own(name)
+        if version:
+            self._check_idle(name, self.user.version(name, version))
+            self.user.remove_version(name, version)
+        else:
+            self.user.remove(name)
+            with self.user.writing():
+                self.plans.forget(name)
+
+    def versions(self, model_id: str) -> Sequence[str]:
+        """The digests of all versions of a model, that which is served first.
+
+        Raises:
+            ModelNotFound, InvalidManifest: see `get`.
+        """
+        return self._source(model_id).versions(model_id)
+
+    def put_version(self, manifest: Manifest, contents: Mapping[str, bytes | PlainFile]) -> str:
+        """Store another version of one of the user's models, inspected as for `put`.
+
+        Returns:
+            Its digest. It is served once `serve` says so.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            ModelError: it is built in, or of another family.
+            IntegrityFailure: a file's bytes are not those of its digest.
+        """
+        self.check_version(manifest.id, manifest.family)
+        return self.user.put_version(manifest, contents)
+
+    def check_version(self, model_id: str, family: str) -> None:
+        """Refuse what can be no version of a model; raises as `put_version` does."""
+        self._check_own(model_id)
+        served = self.user.manifest(model_id)
+        if served.family != family:
+            raise ModelError(
+                f"'{model_id}' is of family '{served.family}', and so are all its versions; add "
+                f"one of family '{family}' by another name"
+            )
+
+    def serve(self, model_id: str, digest: str) -> None:
+        """Serve another version of one of the user's models from now on.
+
+        Raises:
+            ModelNotFound: there is no such model or version.
+            ModelError: it is built in, or a canary of another version is running.
+        """
+        self._check_own(model_id)
+        trial = self.plans.get(model_id).trial
+        if trial is not None and trial.to != digest_of(self.user.version(model_id, digest)):
+            raise ModelError(
+                f"a canary of '{model_id}' is running; end it first: atelier models promote "
+                f"{model_id}, or rollback {model_id}"
+            )
+        self.user.serve(model_id, digest)
+
+    def change_plan(self, model_id: str, change: Callable[[Plan], Plan]) -> Plan:
+        """Change how a model is served; nobody else changes it meanwhile.
+
+        Args:
+            model_id: a model of the user or of a catalog.
+            change: gives the new plan.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        self._source(model_id)
+        with self.user.writing():
+            plan = change(self.plans.get(model_id))
+            self.plans.put(plan)
+        return plan
+
+    def refresh(self) -> None:
+        """Bring a mirror of a remote store up to date; of a folder there is nothing to do."""
+        if self._mirror is not None:
+            self._mirror.refresh()
+
+    def _check_idle(self, name: str, manifest: Manifest) -> None:
+        trial, digest = self.plans.get(name).trial, digest_of(manifest)
+        if trial is not None and digest in (trial.former, trial.to):
+            raise ModelError(
+                f"version {digest[:12]}... of '{name}' is part of a running canary; end that "
+                f"first: atelier models promote {name}, or rollback {name}"
+            )
+
+    def _check_own(self, model_id: str) -> None:
+        if self._source(model_id) is not self.user:
+            raise ModelError(f"'{model_id}' is a built-in model of the catalog and stays as it is")
+
+    def _found(self, reference: str) -> tuple[Source, Manifest]:
+        name, version = split_version(reference)
+        source = self._source(name)
+        manifest = source.version(name, version) if version else source.manifest(name)
+        return source, manifest
 
     def _stored(self, model_id: str, file: str) -> tuple[Source, Manifest, StoredFile]:
-        source = self._source(model_id)
-        manifest = source.manifest(model_id)
+        source, manifest = self._found(model_id)
         files = {stored.file: stored for stored in manifest.stored_files()}
         if file not in files:
             raise ModelNotFound(

@@ -15,6 +15,7 @@ from services.core.model import DocumentKind
 from services.core.network import OpenedModel
 from tests.engines import RowByRow, floats, integers, opened
 from tests.tiny_autoregressive import tiny_autoregressive
+from tests.tiny_stylegan import tiny_stylegan
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -285,6 +286,7 @@ MODELS: Mapping[str, Callable[[], OpenedModel]] = {
     "diffusion": tiny_diffusion,
     "super_resolution": tiny_super_resolution,
     "translation": tiny_translation,
+    "stylegan": tiny_stylegan,
 }
 """A model of every family, as small as its kind allows; a new family needs one line here."""
 
@@ -309,6 +311,7 @@ class Shelf:
         raise DocumentNotFound(f"model '{name}' comes without a {kind}", param="model")
 
     def open(self, name: str, device: torch.device) -> OpenedModel:  # noqa: ARG002 - on the CPU
+        name = name.partition("@")[0]
         self.openings.append(name)
         return self.models[name]()
 

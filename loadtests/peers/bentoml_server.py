@@ -10,7 +10,7 @@ from typing import Any
 
 import bentoml
 
-from loadtests.peers.whole_batches import MAX_BATCH, WholeBatches
+from loadtests.peers.work import batching, open_work
 
 MAX_LATENCY_MS = 300_000
 """BentoML refuses what it predicts to take longer; everybody else answers late instead."""
@@ -22,12 +22,15 @@ class BatchedPipeline:
 
     def __init__(self) -> None:
         """Open the model."""
-        self._batches = WholeBatches()
+        self._work = open_work()
 
     @bentoml.api(
-        route="/generate", batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=MAX_LATENCY_MS
+        route="/generate",
+        batchable=True,
+        max_batch_size=batching().most,
+        max_latency_ms=MAX_LATENCY_MS,
     )
     def generate(self, requests: list[dict[str, Any]]) -> list[str]:
         """PNG files in base64; a caller sends a list of one."""
-        images = self._batches.generate(requests)
+        images = self._work.generate(requests)
         return [base64.b64encode(image).decode("ascii") for image in images]

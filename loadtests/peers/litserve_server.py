@@ -10,7 +10,7 @@ from typing import Any
 import litserve
 from fastapi import Request, Response
 
-from loadtests.peers.whole_batches import MAX_BATCH, WAIT_SECONDS, WholeBatches
+from loadtests.peers.work import batching, open_work
 
 
 class BatchedPipeline(litserve.LitAPI):
@@ -18,7 +18,7 @@ class BatchedPipeline(litserve.LitAPI):
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe's signature
         """Called once in the worker."""
-        self._batches = WholeBatches()
+        self._work = open_work()
 
     def decode_request(self, request: Request) -> dict[str, Any]:
         """LitServe has read the JSON body, which it gives to what asks for a request."""
@@ -30,7 +30,7 @@ class BatchedPipeline(litserve.LitAPI):
 
     def predict(self, x: list[dict[str, Any]]) -> list[bytes]:
         """A batch of images."""
-        return self._batches.generate(x)
+        return self._work.generate(x)
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
         """One each."""
@@ -43,9 +43,8 @@ class BatchedPipeline(litserve.LitAPI):
 
 def main() -> None:
     """Serve on the port that is named."""
-    api = BatchedPipeline(
-        max_batch_size=MAX_BATCH, batch_timeout=WAIT_SECONDS, api_path="/generate"
-    )
+    most, wait = batching()
+    api = BatchedPipeline(max_batch_size=most, batch_timeout=wait, api_path="/generate")
     server = litserve.LitServer(api, accelerator="cpu", devices=1, timeout=False)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False)
 

@@ -9,21 +9,21 @@ from ray.serve import Application
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from loadtests.peers.whole_batches import MAX_BATCH, WAIT_SECONDS, WholeBatches
+from loadtests.peers.work import batching, open_work
 
 
 @serve.deployment(max_ongoing_requests=4096)
 class BatchedPipeline:
-    """See `WholeBatches`."""
+    """See `loadtests.peers.work`."""
 
     def __init__(self) -> None:
         """Open the same model that Atelier serves."""
-        self._batches = WholeBatches()
+        self._work = open_work()
 
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WAIT_SECONDS)
+    @serve.batch(max_batch_size=batching().most, batch_wait_timeout_s=batching().wait_seconds)
     async def generate(self, requests: list[dict[str, Any]]) -> list[bytes]:
         """Run a batch from noise to images."""
-        return self._batches.generate(requests)
+        return self._work.generate(requests)
 
     async def __call__(self, request: Request) -> Response:
         """``GET /readyz``, or one image for a JSON body."""

@@ -1,4 +1,4 @@
-"""The servers that goodput is measured of, how each is started, and what is sent to it.
+"""The servers that are measured side by side, how each is started, and what is sent to it.
 
 ``python -m loadtests.peers.servers [NAME ...]`` asks each for one image.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +14,20 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
+
 from loadtests.peers.environment import is_installed, python_of
+from loadtests.peers.work import DIFFUSION, MODEL_VARIABLE
 from loadtests.service import ROOT, running, serving, wait_until_ready
 from loadtests.traffic import mixed
 from services.serving.environment import free_ports
+from services.serving.local import cores
 
 PEERS = ROOT / "loadtests" / "peers"
+EMBEDDED = ROOT / "deploy" / "serve.yaml"
 
 Body = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -41,27 +48,49 @@ class Server:
 
 
 @contextmanager
-def _litserve() -> Iterator[str]:
+def _fastapi(model: str) -> Iterator[str]:
+    port = free_ports(1)[0]
+    command = [sys.executable, "-m", "loadtests.peers.fastapi_server", str(port)]
+    with running(command, {MODEL_VARIABLE: model}):
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(f"{address}/readyz")
+        yield address
+
+
+@contextmanager
+def _litserve(model: str) -> Iterator[str]:
     port = free_ports(1)[0]
     command = [str(python_of("litserve")), "-m", "loadtests.peers.litserve_server", str(port)]
-    with running(command):
+    with running(command, {MODEL_VARIABLE: model}):
         address = f"http://127.0.0.1:{port}"
         wait_until_ready(f"{address}/health")
         yield address
 
 
 @contextmanager
-def _bentoml() -> Iterator[str]:
+def _bentoml(model: str) -> Iterator[str]:
     port = free_ports(1)[0]
     command = [
         str(python_of("bentoml")), "-m", "bentoml", "serve",
         "loadtests.peers.bentoml_server:BatchedPipeline",
         "--working-dir", str(ROOT), "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    with running(command):
+    with running(command, {MODEL_VARIABLE: model}):
         address = f"http://127.0.0.1:{port}"
         wait_until_ready(f"{address}/readyz")
         yield address
+
+
+@contextmanager
+def _replicated() -> Iterator[str]:
+    """The embedded default with a gateway for each core, as plain servers have processes."""
+    config = yaml.safe_load(EMBEDDED.read_text(encoding="utf-8"))
+    config["applications"][0]["args"]["gateway_replicas"] = cores()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "serve.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        with serving(path) as address:
+            yield address
 
 
 def _in_a_list(body: dict[str, Any]) -> dict[str, Any]:
@@ -69,21 +98,57 @@ def _in_a_list(body: dict[str, Any]) -> dict[str, Any]:
     return {"requests": [body]}
 
 
-def _config(path: Path) -> Callable[[], AbstractContextManager[str]]:
-    return partial(serving, path)
+def _config(path: Path, model: str | None = None) -> Callable[[], AbstractContextManager[str]]:
+    @contextmanager
+    def start() -> Iterator[str]:
+        # Ray's processes have the environment of the one that starts them.
+        with _environment({} if model is None else {MODEL_VARIABLE: model}), serving(path) as found:
+            yield found
+
+    return start
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
+
+
+def small_servers(model: str) -> Mapping[str, Server]:
+    """All that serve one of the catalog's models of one evaluation.
+
+    Atelier as it comes, which is one process, and with a gateway for each core.
+    """
+    found = {
+        "atelier": Server(_config(EMBEDDED), "/v1/generate"),
+        "atelier, a gateway per core": Server(_replicated, "/v1/generate"),
+        "fastapi": Server(partial(_fastapi, model), "/generate"),
+        "serve.batch": Server(_config(PEERS / "serve_batch.yaml", model), "/generate"),
+    }
+    if is_installed("litserve"):
+        found["litserve"] = Server(partial(_litserve, model), "/generate")
+    if is_installed("bentoml"):
+        found["bentoml"] = Server(partial(_bentoml, model), "/generate", _in_a_list)
+    return found
 
 
 def servers() -> Mapping[str, Server]:
     """All that can be started here; LitServe and BentoML once `make peers` has installed them."""
     found = {
-        "atelier": Server(_config(ROOT / "deploy" / "serve.yaml"), "/v1/generate"),
+        "atelier": Server(_config(EMBEDDED), "/v1/generate"),
         "serve.batch": Server(_config(PEERS / "serve_batch.yaml"), "/generate"),
         "diffusers": Server(_config(PEERS / "diffusers_pipeline.yaml"), "/generate"),
     }
     if is_installed("litserve"):
-        found["litserve"] = Server(_litserve, "/generate")
+        found["litserve"] = Server(partial(_litserve, DIFFUSION), "/generate")
     if is_installed("bentoml"):
-        found["bentoml"] = Server(_bentoml, "/generate", _in_a_list)
+        found["bentoml"] = Server(partial(_bentoml, DIFFUSION), "/generate", _in_a_list)
     return found
 
 
@@ -91,7 +156,7 @@ def smoke(name: str) -> int:
     """Start a server, ask it for one image, and stop it: the bytes of its answer."""
     server = servers()[name]
     with server.start() as address:
-        body = server.body({"model": "shapes-ldm", **mixed(1, 1)[0].body()})
+        body = server.body({"model": DIFFUSION, **mixed(1, 1)[0].body()})
         request = urllib.request.Request(  # noqa: S310 - our own server
             address + server.path,
             data=json.dumps(body).encode(),

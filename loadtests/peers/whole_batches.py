@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from loadtests.peers.work import DIFFUSION
 from services.core import images as codec
 from services.core.job import Call, Encoding, Task
 from services.serving.local import local_backend
-
-MODEL = "shapes-ldm"
-MAX_BATCH = 8
-WAIT_SECONDS = 0.01
 
 
 class WholeBatches:
@@ -24,12 +21,14 @@ class WholeBatches:
 
     def __init__(self) -> None:
         """Open the same model that Atelier serves."""
-        self._engine = local_backend().registry.load(MODEL).engine
+        self._engine = local_backend().registry.load(DIFFUSION).engine
 
     def generate(self, requests: Sequence[dict[str, Any]]) -> list[bytes]:
         """Run a batch from noise to images, as PNG."""
         bodies = [{k: v for k, v in request.items() if k != "model"} for request in requests]
-        jobs = [self._engine.jobs(Call("peer", MODEL, Task.GENERATE, body))[0] for body in bodies]
+        jobs = [
+            self._engine.jobs(Call("peer", DIFFUSION, Task.GENERATE, body))[0] for body in bodies
+        ]
         flights = self._engine.prepare(jobs)
         while left := [flight for flight in flights if not flight.finished]:
             self._engine.step(left)

@@ -9,6 +9,7 @@ from pathlib import Path
 from model_store.adapters.manifest import AdapterManifest, read_adapter
 from model_store.limits import StoreLimits
 from model_store.manifest import StoredFile, is_model_id
+from model_store.mirror import Mirror
 from model_store.plain_files import digest
 from model_store.signing import TrustedKeys
 from model_store.user_store import UserStore
@@ -32,10 +33,18 @@ class AdapterProblem:
 class AdapterShelf:
     """Every call looks at the folder as it is: what another process adds is there at once."""
 
-    def __init__(self, root: Path, limits: StoreLimits, trust: TrustedKeys | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        limits: StoreLimits,
+        trust: TrustedKeys | None = None,
+        mirror: Mirror | None = None,
+    ) -> None:
         """Keep adapters in a folder of their own below the store's ``root``."""
         self.root = root / FOLDER
-        self._kept = UserStore(self.root, limits, read_adapter, noun=NOUN, trust=trust)
+        self._kept = UserStore(
+            self.root, limits, read_adapter, noun=NOUN, trust=trust, mirror=mirror
+        )
 
     def ids(self) -> list[str]:
         """Every adapter's name, sorted."""

@@ -30,8 +30,6 @@ from model_store.architectures.densities import (
     MixtureSampler,
 )
 from model_store.architectures.digit_gan import (
-    CodedGenerator,
-    CodeRecognition,
     StridedCritic,
     StridedEncoder,
     StridedGenerator,
@@ -47,8 +45,21 @@ from model_store.architectures.patch_denoiser import (
     SuperResolver,
 )
 from model_store.architectures.perceptron import PerceptronDecoder, PerceptronEncoder
+from model_store.architectures.perceptron_gan import (
+    CodedGenerator,
+    CodeRecognition,
+    PerceptronCritic,
+    PerceptronGenerator,
+)
 from model_store.architectures.pixel_denoiser import PixelDenoiser
+from model_store.architectures.progan import ProgressiveGenerator
 from model_store.architectures.realnvp import RealNVP, RealNVPInverse
+from model_store.architectures.stylegan2 import (
+    StyleEncoder,
+    StyleMapping,
+    StyleModulations,
+    StyleSynthesis,
+)
 from model_store.architectures.token_transformer import TokenTransformer
 from model_store.architectures.translation import PatchTranslator, ResidualEnlarger
 from model_store.architectures.two_level_codes import TwoLevelDecoder, TwoLevelEncoder
@@ -87,9 +98,12 @@ ARCHITECTURES: Mapping[str, type[nn.Module]] = MappingProxyType(
         "noisy_classifier": NoisyClassifier,
         "patch_denoiser": PatchDenoiser,
         "patch_translator": PatchTranslator,
+        "perceptron_critic": PerceptronCritic,
         "perceptron_decoder": PerceptronDecoder,
         "perceptron_encoder": PerceptronEncoder,
+        "perceptron_generator": PerceptronGenerator,
         "pixel_denoiser": PixelDenoiser,
+        "progressive_generator": ProgressiveGenerator,
         "realnvp": RealNVP,
         "realnvp_inverse": RealNVPInverse,
         "residual_enlarger": ResidualEnlarger,
@@ -98,6 +112,10 @@ ARCHITECTURES: Mapping[str, type[nn.Module]] = MappingProxyType(
         "strided_critic": StridedCritic,
         "strided_encoder": StridedEncoder,
         "strided_generator": StridedGenerator,
+        "style_encoder": StyleEncoder,
+        "style_mapping": StyleMapping,
+        "style_modulations": StyleModulations,
+        "style_synthesis": StyleSynthesis,
         "super_resolver": SuperResolver,
         "token_transformer": TokenTransformer,
         "two_level_decoder": TwoLevelDecoder,

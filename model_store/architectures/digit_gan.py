@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 SIDE = 8
 SLOPE = 0.2
-VARIANCES = (-6.0, 2.0)
-"""Least and largest log variance that a network may give."""
 
 
 class StridedGenerator(nn.Module):
@@ -42,32 +39,6 @@ class StridedGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """``[n, latent]`` from N(0, I) to ``[n, channels, 8, 8]`` in [-1, 1]."""
         image: Tensor = self.layers(z[:, :, None, None])
-        return image
-
-
-class CodedGenerator(nn.Module):
-    """Noise, a category and continuous codes to an image (Chen et al., 2016, arXiv:1606.03657)."""
-
-    outputs: ClassVar[tuple[str, ...]] = ("image",)
-
-    def __init__(
-        self,
-        latent: int = 24,
-        categories: int = 10,
-        continuous: int = 2,
-        width: int = 28,
-        channels: int = 1,
-    ) -> None:
-        """Build for ``categories`` categories and ``continuous`` codes in [-1, 1]."""
-        super().__init__()
-        self.categories = categories
-        self.generator = StridedGenerator(latent + categories + continuous, width, channels)
-
-    def forward(self, z: Tensor, category: Tensor, continuous: Tensor) -> Tensor:
-        """``[n, latent]``, int64 ``[n]`` and ``[n, continuous]`` to ``[n, channels, 8, 8]``."""
-        every = torch.arange(self.categories, device=category.device)
-        chosen = (category[:, None] == every).to(z.dtype)
-        image: Tensor = self.generator(torch.cat([z, chosen, continuous], dim=1))
         return image
 
 
@@ -101,41 +72,6 @@ class StridedCritic(nn.Module):
         """``[n, channels, 8, 8]`` in [-1, 1] to ``[n]``."""
         score: Tensor = self.score(self.trunk(image)).squeeze(1)
         return score
-
-
-class CodeRecognition(nn.Module):
-    """InfoGAN's Q: which codes an image was made from, as a distribution (section 5)."""
-
-    outputs: ClassVar[tuple[str, ...]] = (
-        "category_logits",
-        "continuous_mean",
-        "continuous_log_variance",
-    )
-
-    def __init__(
-        self,
-        categories: int = 10,
-        continuous: int = 2,
-        width: int = 24,
-        hidden: int = 64,
-        channels: int = 1,
-    ) -> None:
-        """Build for ``categories`` categories and ``continuous`` codes in [-1, 1]."""
-        super().__init__()
-        self.trunk = StridedFeatures(width, channels)
-        self.hidden = nn.Sequential(nn.Linear(self.trunk.features, hidden), nn.LeakyReLU(SLOPE))
-        self.category = nn.Linear(hidden, categories)
-        self.continuous = nn.Linear(hidden, 2 * continuous)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``[n, channels, 8, 8]`` to ``[n, categories]`` and twice ``[n, continuous]``."""
-        return self.read(self.trunk(image))
-
-    def read(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `forward` gives, from the trunk's features."""
-        hidden = self.hidden(features)
-        mean, log_variance = self.continuous(hidden).chunk(2, dim=1)
-        return self.category(hidden), mean, log_variance.clamp(*VARIANCES)
 
 
 class StridedEncoder(nn.Module):

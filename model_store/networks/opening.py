@@ -95,14 +95,21 @@ def opened(
 
 
 def differentiable_networks(
-    store: Store, manifest: Manifest, device: torch.device, *, threads: int
+    store: Store,
+    manifest: Manifest,
+    device: torch.device,
+    *,
+    threads: int,
+    reference: str | None = None,
 ) -> Mapping[str, Callable[[], DifferentiableNetwork]]:
     """What opens the differentiable form of each network that has one; nothing is opened yet.
 
-    Of a pipeline it is the denoiser alone: nobody differentiates the others.
+    Of a pipeline it is the denoiser alone: nobody differentiates the others. ``reference`` names
+    the version, where that is not to be whatever the store serves by then.
     """
+    model_id = reference or manifest.id
     return {
-        name: partial(open_differentiable, store, manifest.id, name, device, threads=threads)
+        name: partial(open_differentiable, store, model_id, name, device, threads=threads)
         for name, files in manifest.networks.items()
         if files.safetensors is not None or (files.diffusers is not None and name == "denoiser")
     }

@@ -43,7 +43,12 @@ class Signature:
 
 _IMAGE = Port("image", Kind.IMAGE)
 _Z = Port("z", Kind.LATENT)
+_W, _S = Port("w", Kind.LATENT), Port("s", Kind.LATENT)
 _LABEL = Port("label", Kind.LABEL, required=False)
+_GROWN = tuple(
+    Port(f"image_{2**power}", Kind.LATENT, required=False, named=True) for power in range(2, 10)
+)
+"""Images at the resolutions that a generator grew through, beside its last."""
 _TOKENS = Port("tokens", Kind.TOKENS, required=False)
 _ENCODER = Signature(
     (_IMAGE, _LABEL), (Port("mean", Kind.LATENT), Port("log_variance", Kind.LATENT))
@@ -66,7 +71,7 @@ SIGNATURES: Mapping[tuple[str, str], Signature] = MappingProxyType(
                 Port("category", Kind.LABEL, required=False, named=True),
                 Port("continuous", Kind.LATENT, required=False, named=True),
             ),
-            (_IMAGE,),
+            (_IMAGE, *_GROWN),
         ),
         ("gan", "encoder"): _ENCODER,
         ("gan", "critic"): Signature((_IMAGE,), (Port("realness", Kind.NUMBER),)),
@@ -111,6 +116,12 @@ SIGNATURES: Mapping[tuple[str, str], Signature] = MappingProxyType(
             (Port("x", Kind.LATENT), Port("t", Kind.TIME), Port("enlarged", Kind.LATENT)),
             _PREDICTIONS,
         ),
+        ("stylegan", "mapping"): Signature((_Z,), (_W,)),
+        ("stylegan", "styles"): Signature((_W,), (_S,)),
+        ("stylegan", "synthesis"): Signature(
+            (_S, Port("noise", Kind.LATENT, required=False, named=True)), (_IMAGE,)
+        ),
+        ("stylegan", "encoder"): Signature((_IMAGE,), (_W,)),
         ("translation", "generator"): Signature((Port("source", Kind.LATENT),), (_IMAGE,)),
         ("autoregressive", "transformer"): Signature(
             (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from model_store.evaluation import digits_judge, judge
 from model_store.evaluation.metrics.distances import frechet_distance, kernel_distance
 from model_store.evaluation.metrics.manifolds import coverage
+from model_store.export.card import Card
+from model_store.export.network import NetworkExport
+from model_store.export.package import Package
 from model_store.recipes import digits
 
 IMAGE = (1, digits.SIDE, digits.SIDE)
@@ -21,6 +25,8 @@ SHIFTED = 0.4
 NOISE = 0.06
 BACKGROUND = 1 / digits.LEVELS - 1
 SETTLING = 100
+SHEET_COLUMNS = 16
+SHEET_ZOOM = 4
 FEWEST = 0.03
 """Share of samples below which a digit is called missing; each is a tenth of the data."""
 NARROW = 0.75
@@ -49,6 +55,80 @@ MEASURED_WORDS = (
     "would be copies. `real` holds what as many training images score, which is what a perfect "
     "generator would get."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class DigitGan:
+    """What one GAN of digits says of itself; what all of them say is added.
+
+    Attributes:
+        id: of the model; its recipe has the same name.
+        description: for the manifest.
+        summary: for the card.
+        training: words for the card, before those of what the opponent sees.
+        limits: for the card: those before what is said of mode collapse, and those after it.
+        measured: words for the card, beside those of the numbers that all have.
+        tags: for the card, beside ``gan``.
+    """
+
+    id: str
+    description: str
+    summary: str
+    training: str
+    limits: tuple[Sequence[str], Sequence[str]]
+    measured: str = ""
+    tags: Sequence[str] = ()
+
+
+def package(
+    gan: DigitGan,
+    networks: Sequence[NetworkExport],
+    options: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    sheet: Tensor,
+    took: str,
+) -> Package:
+    """The networks with their numbers, card and images.
+
+    Args:
+        gan: what it says of itself.
+        networks: the generator first.
+        options: of the manifest.
+        metrics: those of `measure`, and perhaps more.
+        sheet: images ``[n, 1, 8, 8]``, in rows of `SHEET_COLUMNS`.
+        took: how long it was trained.
+    """
+    return Package(
+        id=gan.id,
+        family="gan",
+        description=gan.description,
+        networks=list(networks),
+        options=options,
+        metrics=metrics,
+        card=card(gan, metrics, took),
+        sheet=sheet,
+        sheet_columns=SHEET_COLUMNS,
+        sheet_zoom=SHEET_ZOOM,
+        resolution=(digits.SIDE, digits.SIDE),
+        channels=1,
+    )
+
+
+def card(gan: DigitGan, metrics: Mapping[str, Any], took: str) -> Card:
+    """The model card's words."""
+    before, after = gan.limits
+    return Card(
+        title=gan.id,
+        summary=gan.summary,
+        data=DATA_CARD,
+        training=f"{gan.training} {SHOWN} {took}, on one busy CPU thread.",
+        measured=f"{MEASURED_WORDS} {gan.measured}".strip(),
+        limits=(*before, collapse(metrics), *after),
+        recipe=f"model_store.recipes.{gan.id.replace('-', '_')}",
+        pipeline_tag="unconditional-image-generation",
+        dataset="scikit-learn/load_digits",
+        tags=("gan", *gan.tags),
+    )
 
 
 @cache
@@ -85,7 +165,9 @@ def settled(generator: nn.Module, draw: Callable[[int], dict[str, Tensor]]) -> n
         generator: whose weights are final.
         draw: inputs of a batch of as many images.
     """
-    norms = [part for part in generator.modules() if isinstance(part, nn.BatchNorm2d)]
+    norms = [
+        part for part in generator.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)
+    ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -110,7 +192,7 @@ def measure(samples: Tensor) -> dict[str, Any]:
     return {**found, "real": real}
 
 
-def collapse(metrics: dict[str, Any]) -> str:
+def collapse(metrics: Mapping[str, Any]) -> str:
     """What a card says of mode collapse, from the numbers of `measure`."""
     shares = metrics["digit_share"]
     missing = [digit for digit, share in shares.items() if share < FEWEST]

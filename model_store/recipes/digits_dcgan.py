@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.architectures.digit_gan import StridedCritic, StridedGenerator
-from model_store.export.card import Card
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_gans as gans
@@ -82,55 +81,34 @@ def make(generator: nn.Module, count: int, seed: int) -> Tensor:
     return images
 
 
-def package(generator: nn.Module, summary: str) -> Package:
+GAN = gans.DigitGan(
+    id="digits-dcgan",
+    description="DCGAN of 8x8 handwritten digits: strided convolutions, no labels.",
+    summary="A deep convolutional GAN of 8x8 handwritten digits: noise to an image by three "
+    "fractionally strided convolutions with batch normalisation (served in eval mode), "
+    "rectifiers and a final tanh.",
+    training=f"Non-saturating loss, Adam, batch {BATCH}, an average of the generator's "
+    "weights whose normalisation is settled afterwards.",
+    limits=(
+        ("One network evaluation, no likelihood: a GAN gives no image a density.",),
+        ("Which digit comes cannot be asked for.",),
+    ),
+    tags=("dcgan",),
+)
+
+
+def package(generator: nn.Module, took: str) -> Package:
     """The generator with its numbers, card and samples."""
+    network = NetworkExport(
+        name="generator",
+        architecture="strided_generator",
+        module=generator,
+        inputs={"z": Input((LATENT,))},
+        config=CONFIG,
+    )
     metrics = gans.measure(make(generator, gans.MEASURED, seed=12))
-    return Package(
-        id="digits-dcgan",
-        family="gan",
-        description="DCGAN of 8x8 handwritten digits: strided convolutions, no labels.",
-        networks=[
-            NetworkExport(
-                name="generator",
-                architecture="strided_generator",
-                module=generator,
-                inputs={"z": Input((LATENT,))},
-                config=CONFIG,
-            )
-        ],
-        options={"latent": {"shape": [LATENT]}},
-        metrics=metrics,
-        card=card(summary, metrics),
-        sheet=make(generator, 80, seed=13),
-        sheet_columns=16,
-        sheet_zoom=4,
-        resolution=(8, 8),
-        channels=1,
-    )
-
-
-def card(summary: str, metrics: dict[str, Any]) -> Card:
-    """The model card's words."""
-    return Card(
-        title="digits-dcgan",
-        summary="A deep convolutional GAN of 8x8 handwritten digits: noise to an image by three "
-        "fractionally strided convolutions with batch normalisation (served in eval mode), "
-        "rectifiers and a final tanh.",
-        data=gans.DATA_CARD,
-        training=f"Non-saturating loss, Adam, batch {BATCH}, an average of the generator's "
-        f"weights whose normalisation is settled afterwards. {gans.SHOWN} {summary}, on one busy "
-        "CPU thread.",
-        measured=gans.MEASURED_WORDS,
-        limits=(
-            "One network evaluation, no likelihood: a GAN gives no image a density.",
-            gans.collapse(metrics),
-            "Which digit comes cannot be asked for.",
-        ),
-        recipe="model_store.recipes.digits_dcgan",
-        pipeline_tag="unconditional-image-generation",
-        dataset="scikit-learn/load_digits",
-        tags=("gan", "dcgan"),
-    )
+    sheet = make(generator, 5 * gans.SHEET_COLUMNS, seed=13)
+    return gans.package(GAN, [network], {"latent": {"shape": [LATENT]}}, metrics, sheet, took)
 
 
 def main() -> None:

@@ -19,10 +19,7 @@ RECIPE = autoencoders.AutoencoderRecipe(
     settings=Settings(3e-3, 100, weight_decay=2e-2, decay=0.995),
     training="What it saw had fresh Gaussian noise of standard deviation 48 (of 255) on every "
     "pixel; the error is against the clean image.",
-    limits=(
-        "It expects noise of about that strength: of a clean image it keeps less than "
-        "`digits-autoencoder` does.",
-    ),
+    limits=("It was shown noise of that strength alone, and nothing was measured at others.",),
     tags=("denoising",),
 )
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.architectures.digit_gan import CodedGenerator, CodeRecognition
-from model_store.export.card import Card
+from model_store.architectures.perceptron_gan import CodedGenerator, CodeRecognition
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_gans as gans
@@ -32,19 +31,19 @@ CONFIG: dict[str, Any] = {
     "latent": LATENT,
     "categories": CATEGORIES,
     "continuous": CONTINUOUS,
-    "width": 28,
+    "hidden": [192, 256],
 }
 READER: dict[str, Any] = {
     "categories": CATEGORIES,
     "continuous": CONTINUOUS,
-    "width": 24,
+    "trunk": [256, 192],
     "hidden": 64,
 }
 BATCH = 64
 RATE = 5e-4
 MOMENTA = (0.5, 0.99)
 CATEGORY_WEIGHT = 1.0
-CONTINUOUS_WEIGHT = 0.3
+CONTINUOUS_WEIGHT = 0.2
 PENALTY = 1.0
 """Half of R1's gamma (Mescheder et al., 2018, arXiv:1801.04406, eq. 9)."""
 PENALTY_EVERY = 4
@@ -73,9 +72,9 @@ def train(options: argparse.Namespace) -> tuple[nn.Module, nn.Module, str]:
     generator, reader = CodedGenerator(**CONFIG), CodeRecognition(**READER)
     score = nn.Linear(reader.trunk.features, 1)
     average, average_reader = averaged(generator, 0.999), averaged(reader, 0.999)
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=RATE, betas=MOMENTA)
+    optimizer_g = torch.optim.Adam(generator.parameters(), lr=RATE, betas=MOMENTA, fused=True)
     opponents = itertools.chain(reader.parameters(), score.parameters())
-    optimizer_d = torch.optim.Adam(opponents, lr=RATE, betas=MOMENTA)
+    optimizer_d = torch.optim.Adam(opponents, lr=RATE, betas=MOMENTA, fused=True)
     run = Run(
         "digits-infogan",
         options.minutes,
@@ -174,87 +173,76 @@ def measure(generator: nn.Module, reader: nn.Module) -> dict[str, Any]:
     }
 
 
-def package(generator: nn.Module, reader: nn.Module, summary: str) -> Package:
-    """Generator and Q with their numbers, card and samples."""
-    metrics = measure(generator, reader)
-    return Package(
+def described(metrics: dict[str, Any]) -> gans.DigitGan:
+    """What the model says of itself, from its numbers."""
+    found = metrics["category_of_samples"]
+    return gans.DigitGan(
         id="digits-infogan",
-        family="gan",
         description="InfoGAN of 8x8 handwritten digits: a category and two continuous codes, "
         "learned without labels.",
-        networks=[
-            NetworkExport(
-                name="generator",
-                architecture="coded_generator",
-                module=generator,
-                inputs={
-                    "z": Input((LATENT,)),
-                    "category": Input((), "integer", CATEGORIES),
-                    "continuous": Input((CONTINUOUS,), "image"),
-                },
-                config=CONFIG,
-            ),
-            NetworkExport(
-                name="recognition",
-                architecture="code_recognition",
-                module=reader,
-                inputs={"image": Input(gans.IMAGE, "image")},
-                config=READER,
-            ),
-        ],
-        options={
-            "latent": {"shape": [LATENT]},
-            "codes": {"categories": CATEGORIES, "continuous": CONTINUOUS},
-        },
-        metrics=metrics,
-        card=card(summary, metrics),
-        sheet=sweep(generator),
-        sheet_columns=CONTINUOUS * SWEEP,
-        sheet_zoom=4,
-        resolution=(8, 8),
-        channels=1,
-    )
-
-
-def card(summary: str, metrics: dict[str, Any]) -> Card:
-    """The model card's words."""
-    found = metrics["category_of_samples"]
-    return Card(
-        title="digits-infogan",
         summary="InfoGAN of 8x8 handwritten digits. Beside its noise the generator is told a "
         "`category` of ten and two `continuous` codes, whose meaning it found without any label; "
         "`/v1/encode` reads the codes of an image back. On the sheet a row is a category; its left "
         "half goes through the first continuous code, its right half through the second, and "
         "nothing else changes.",
-        data=gans.DATA_CARD,
         training="Non-saturating loss with R1 on every fourth step, Q on the opponent's features "
         f"(category {CATEGORY_WEIGHT:g}, continuous {CONTINUOUS_WEIGHT:g}), Adam, batch {BATCH}, "
-        f"averages of the weights. {gans.SHOWN} {summary}, on one busy CPU thread.",
-        measured=f"{gans.MEASURED_WORDS} `category_of_samples` compares the category asked for "
+        "averages of the weights.",
+        measured="`category_of_samples` compares the category asked for "
         "with the digit that the classifier reads in the sample; "
         "`category_read_in_test_digits` what Q reads in held-out digits with their labels. "
         "`accuracy` is that under the best one-to-one assignment of categories to digits (Kuhn, "
         "1955), `mutual_information_bits` of at most 3.32. `code_meaning` is the correlation of "
         "each continuous code with a stroke's slant and with the amount of ink.",
         limits=(
-            f"A category is no digit: {found['accuracy']:.0%} of samples show the digit that is "
-            "best assigned to their category. The assignment is "
-            + ", ".join(f"{c}: {d}" for c, d in found["digit_of_category"].items())
-            + ".",
-            gans.collapse(metrics),
-            "One network evaluation, no likelihood. Q gives codes, not the noise: an image is not "
-            "reconstructed from them.",
+            (
+                f"A category is no digit: {found['accuracy']:.0%} of samples show the digit that "
+                "is best assigned to their category. The assignment is "
+                + ", ".join(f"{c}: {d}" for c, d in found["digit_of_category"].items())
+                + ".",
+            ),
+            (
+                "One network evaluation, no likelihood. Q gives codes, not the noise: an image is "
+                "not reconstructed from them.",
+            ),
         ),
-        recipe="model_store.recipes.digits_infogan",
-        pipeline_tag="unconditional-image-generation",
-        dataset="scikit-learn/load_digits",
-        tags=("gan", "infogan"),
+        tags=("infogan",),
     )
+
+
+def package(generator: nn.Module, reader: nn.Module, took: str) -> Package:
+    """Generator and Q with their numbers, card and samples."""
+    networks = [
+        NetworkExport(
+            name="generator",
+            architecture="coded_generator",
+            module=generator,
+            inputs={
+                "z": Input((LATENT,)),
+                "category": Input((), "integer", CATEGORIES),
+                "continuous": Input((CONTINUOUS,), "image"),
+            },
+            config=CONFIG,
+        ),
+        NetworkExport(
+            name="recognition",
+            architecture="code_recognition",
+            module=reader,
+            inputs={"image": Input(gans.IMAGE, "image")},
+            config=READER,
+        ),
+    ]
+    options = {
+        "latent": {"shape": [LATENT]},
+        "codes": {"categories": CATEGORIES, "continuous": CONTINUOUS},
+    }
+    metrics = measure(generator, reader)
+    return gans.package(described(metrics), networks, options, metrics, sweep(generator), took)
 
 
 def main() -> None:
     """Train, measure, export and package the model."""
-    options = arguments(__doc__ or "", minutes=5)
+    options = arguments(__doc__ or "", minutes=3)
     publish(package(*train(options)))
 
 

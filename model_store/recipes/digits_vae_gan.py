@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from model_store.architectures.blocks import gaussian_sample
 from model_store.architectures.digit_gan import StridedCritic, StridedEncoder, StridedGenerator
-from model_store.export.card import Card
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_gans as gans
@@ -38,7 +37,7 @@ PIXEL_WEIGHT = 4.0
 GAME_WEIGHT = 2.0
 PENALTY = 1.0
 PENALTY_EVERY = 4
-REAL_PAIRS = 16
+REAL_PAIRS = gans.SHEET_COLUMNS
 
 
 def judged(critic: StridedCritic, images: Tensor) -> Tensor:
@@ -179,68 +178,52 @@ def sheet(decoder: nn.Module, encoder: nn.Module) -> Tensor:
     return torch.cat([*rows, make(decoder, 3 * REAL_PAIRS, seed=13)])
 
 
-def package(decoder: nn.Module, encoder: nn.Module, summary: str) -> Package:
-    """Both networks with their numbers, card and samples."""
-    metrics = measure(decoder, encoder)
-    return Package(
-        id="digits-vae-gan",
-        family="gan",
-        description="VAE-GAN of 8x8 handwritten digits: an encoder, and a decoder trained as a "
-        "GAN's generator.",
-        networks=[
-            NetworkExport(
-                name="generator",
-                architecture="strided_generator",
-                module=decoder,
-                inputs={"z": Input((LATENT,))},
-                config=CONFIG,
-            ),
-            NetworkExport(
-                name="encoder",
-                architecture="strided_encoder",
-                module=encoder,
-                inputs={"image": Input(gans.IMAGE, "image")},
-                config=ENCODER,
-            ),
-        ],
-        options={"latent": {"shape": [LATENT]}},
-        metrics=metrics,
-        card=card(summary, metrics),
-        sheet=sheet(decoder, encoder),
-        sheet_columns=REAL_PAIRS,
-        sheet_zoom=4,
-        resolution=(8, 8),
-        channels=1,
-    )
-
-
-def card(summary: str, metrics: dict[str, Any]) -> Card:
-    """The model card's words."""
-    return Card(
-        title="digits-vae-gan",
-        summary="A VAE-GAN of 8x8 handwritten digits: a VAE's encoder, and a decoder that is held "
-        "to a GAN's opponent as well, which keeps its strokes sharp. Generate, reconstruct, "
-        "interpolate between images, encode. On the sheet the first four rows are held-out "
-        "digits, each row over its reconstructions; the rest are samples.",
-        data=gans.DATA_CARD,
-        training=f"KL to the prior, squares between the opponent's early features (weight "
-        f"{FEATURE_WEIGHT:g}) and between pixels ({PIXEL_WEIGHT:g}), the non-saturating loss on "
-        f"samples and reconstructions ({GAME_WEIGHT:g}), R1 on every fourth step; Adam, batch "
-        f"{BATCH}, averages of the weights. {gans.SHOWN} {summary}, on one busy CPU thread.",
-        measured=f"{gans.MEASURED_WORDS} `reconstruction_psnr` (dB) is of held-out digits through "
-        "the posterior's mean; `reconstructions_read_as_their_digit` is the share that the "
-        "classifier reads as their label.",
-        limits=(
+GAN = gans.DigitGan(
+    id="digits-vae-gan",
+    description="VAE-GAN of 8x8 handwritten digits: an encoder, and a decoder trained as a "
+    "GAN's generator.",
+    summary="A VAE-GAN of 8x8 handwritten digits: a VAE's encoder, and a decoder that is held "
+    "to a GAN's opponent as well, which keeps its strokes sharp. Generate, reconstruct, "
+    "interpolate between images, encode. On the sheet the first four rows are held-out "
+    "digits, each row over its reconstructions; the rest are samples.",
+    training="KL to the prior, squares between the opponent's early features (weight "
+    f"{FEATURE_WEIGHT:g}) and between pixels ({PIXEL_WEIGHT:g}), the non-saturating loss on "
+    f"samples and reconstructions ({GAME_WEIGHT:g}), R1 on every fourth step; Adam, batch "
+    f"{BATCH}, averages of the weights.",
+    measured="`reconstruction_psnr` (dB) is of held-out digits through the posterior's mean; "
+    "`reconstructions_read_as_their_digit` is the share that the classifier reads as their label.",
+    limits=(
+        (
             "No likelihood: the decoder was trained by an opponent, not as the mean of a "
             "distribution of pixels, so a bound would be of a density that nobody fitted.",
-            gans.collapse(metrics),
-            f"Reconstructions are plausible before they are exact: {LATENT} numbers an image.",
         ),
-        recipe="model_store.recipes.digits_vae_gan",
-        pipeline_tag="unconditional-image-generation",
-        dataset="scikit-learn/load_digits",
-        tags=("gan", "vae-gan"),
-    )
+        (f"Reconstructions are plausible before they are exact: {LATENT} numbers an image.",),
+    ),
+    tags=("vae-gan",),
+)
+
+
+def package(decoder: nn.Module, encoder: nn.Module, took: str) -> Package:
+    """Both networks with their numbers, card and samples."""
+    networks = [
+        NetworkExport(
+            name="generator",
+            architecture="strided_generator",
+            module=decoder,
+            inputs={"z": Input((LATENT,))},
+            config=CONFIG,
+        ),
+        NetworkExport(
+            name="encoder",
+            architecture="strided_encoder",
+            module=encoder,
+            inputs={"image": Input(gans.IMAGE, "image")},
+            config=ENCODER,
+        ),
+    ]
+    options = {"latent": {"shape": [LATENT]}}
+    metrics = measure(decoder, encoder)
+    return gans.package(GAN, networks, options, metrics, sheet(decoder, encoder), took)
 
 
 def main() -> None:

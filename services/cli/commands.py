@@ -22,6 +22,8 @@ from services.cli.keys import keys
 from services.cli.likelihood import ENCODE_EXAMPLES, LIKELIHOOD_EXAMPLES, encode, likelihood
 from services.cli.models import models
 from services.cli.reviews import reviews
+from services.cli.rollouts import rollouts
+from services.cli.tune import TUNE_EXAMPLES, tune
 from services.cli.webhooks import webhooks
 from services.core.errors import InvalidParameter
 
@@ -93,10 +95,10 @@ def serve(
         ),
     ] = False,
     store: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             envvar="ATELIER_STORE",
-            help="Folder of the user's models, beside the built-in catalog.",
+            help="Folder or URL of the user's models, beside the built-in catalog.",
             show_default="as the config says",
         ),
     ] = None,
@@ -108,8 +110,7 @@ def serve(
         from services.serving.server import run  # noqa: PLC0415 - Ray takes seconds
 
         host = EVERY_ADDRESS if public else host
-        folder = None if store is None else str(store)
-        run(config, host=host, port=port, store=folder, report=typer.echo)
+        run(config, host=host, port=port, store=store, report=typer.echo)
 
 
 app.command(epilog=GENERATE_EXAMPLES)(generate)
@@ -117,6 +118,7 @@ app.command(epilog=EDIT_EXAMPLES)(edit)
 app.command(epilog=LIKELIHOOD_EXAMPLES)(likelihood)
 app.command(epilog=ENCODE_EXAMPLES)(encode)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+models.add_typer(rollouts)
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
 app.add_typer(jobs, name="jobs")
@@ -125,3 +127,4 @@ app.add_typer(reviews, name="reviews")
 app.add_typer(audit, name="audit")
 app.command(epilog=INSPECT_HELP)(inspect)
 app.command(epilog=DOCTOR_HELP)(doctor)
+app.command(epilog=TUNE_EXAMPLES)(tune)

@@ -16,14 +16,12 @@ from rich.table import Table
 from services.cli import options
 from services.cli.errors import one_sentence
 from services.cli.models import StoreOption
-from services.core.errors import DocumentNotFound, InvalidParameter, ModelError
+from services.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from model_store.evaluation.suite.held_out import HeldOut
     from model_store.evaluation.suite.measured import Evaluation
     from model_store.store import Entry, Store
     from services.core.backend import Backend
-    from services.core.model import ModelInfo
 
 Report = Callable[[str, int, int], None]
 
@@ -42,9 +40,13 @@ atelier evaluate shapes-vae --against shapes --samples 500 --seed 3
 [bold]What is measured[/bold]
 
 What the model offers. Samples: FID, KID and IS by a feature network, precision, recall, density,
-coverage, sliced Wasserstein distance, agreement with labels or prompts. Reconstructions and
-enlargements: PSNR, SSIM, MS-SSIM, a perceptual distance. Likelihoods: bits per dimension, and how
-well strangers are told. GANs and VAEs: perceptual path length, DCI.
+coverage, sliced Wasserstein distance, agreement with labels or prompts. Reconstructions, images
+without their noise, translations and enlargements: PSNR, SSIM, MS-SSIM, a perceptual distance, each
+beside what the model was given. Likelihoods: bits per dimension, and how well strangers are told.
+GANs and VAEs: perceptual path length, DCI.
+
+A translator is measured on pairs: --against FOLDER with FOLDER/source and FOLDER/target, two files
+of one name to a pair.
 
 Without --features, the built-in classifier of shapes or digits compares images, and every such
 number ends with domain_classifier: it is no Inception score. The same model, data and seed give the
@@ -145,7 +147,7 @@ def _measured(
     features: Path | None,
     samples: int,
     seed: int,
-    root: Path | None,
+    root: str | None,
     write_card: bool,
 ) -> Evaluation:
     """Open the model, measure it, and write its card where that is wanted."""
@@ -156,7 +158,7 @@ def _measured(
         from services.serving.local import local_backend, open_store  # noqa: PLC0415 - as above
         from services.serving.settings import Pool  # noqa: PLC0415 - as above
 
-        shelf = open_store(None if root is None else str(root))
+        shelf = open_store(root)
         entry = shelf.entry(name)
         if write_card and entry.origin != "catalog":
             raise ModelError(
@@ -204,43 +206,17 @@ async def _evaluated(
     from model_store.evaluation.suite.evaluate import evaluate as measure  # noqa: PLC0415 - as above
     from model_store.evaluation.suite.measured import weights_of  # noqa: PLC0415 - as above
     from model_store.networks.opening import open_model  # noqa: PLC0415 - as above
+    from model_store.recipes.held_out import held_out_of  # noqa: PLC0415 - as above
 
     manifest = entry.manifest
     info = await backend.model(manifest.id)
-    real = await _held_out(backend, info, against, samples, seed)
+    real = await held_out_of(backend, info, against, samples, seed)
     return await measure(
         Subject(backend, info, seed=seed, report=report),
         real,
         weights=weights_of(manifest),
         features=network,
         open_networks=lambda: open_model(shelf, manifest.id, torch.device("cpu"), threads=1),
-    )
-
-
-async def _held_out(
-    backend: Backend, info: ModelInfo, against: str | None, samples: int, seed: int
-) -> HeldOut:
-    """The images that were named, else the set that the model's card names."""
-    from model_store.evaluation.suite.held_out import read_folder  # noqa: PLC0415 - torch
-    from model_store.export.evaluated_card import metadata_of  # noqa: PLC0415 - as above
-    from model_store.recipes.held_out import SETS, set_of  # noqa: PLC0415 - as above
-
-    if against is None:
-        try:
-            card = (await backend.document(info.id, "card")).decode("utf-8", "replace")
-        except DocumentNotFound:
-            card = ""
-        against = set_of(metadata_of(card))
-    if against is None:
-        raise InvalidParameter(
-            f"the card of '{info.id}' names no built-in dataset: say what to compare with by "
-            f"--against FOLDER, or one of {', '.join(SETS)}",
-            param="against",
-        )
-    if against in SETS:
-        return SETS[against](samples, seed, info.resolution, info.channels)
-    return read_folder(
-        Path(against), resolution=info.resolution, channels=info.channels, count=samples
     )
 
 

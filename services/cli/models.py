@@ -18,21 +18,24 @@ from model_store.adapters.shelf import AdapterProblem
 from model_store.signing import key_id, read_private_key
 from model_store.signing import sign as sign_record
 from model_store.store import Entry, FileProblem, Store, default_root
+from model_store.versions import digest_of
 from services.cli.adapters import adapter_summary, adapter_table, add_to_base, shown_adapter
 from services.cli.audit import audited
 from services.cli.errors import one_sentence
 from services.core.errors import IntegrityFailure, ModelError
+from services.core.versions import of_version, split_version
 
 models = typer.Typer(
     help="List, inspect, verify, add and remove models.", no_args_is_help=True, add_completion=False
 )
 
 StoreOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--store",
         envvar="ATELIER_STORE",
-        help="Folder of the user's models. [default: ~/.local/share/atelier/models]",
+        help="Folder of the user's models, or a URL such as s3://bucket/models. "
+        "[default: ~/.local/share/atelier/models]",
         show_default=False,
     ),
 ]
@@ -44,7 +47,7 @@ NameArgument = Annotated[str, typer.Argument(help="The model's name.", show_defa
 def list_models(store: StoreOption = None, *, as_json: JsonOption = False) -> None:
     """List the models that can be served, and the adapters that hang on them."""
     with one_sentence():
-        shelf = _open(store)
+        shelf = open_store(store)
         entries, adapters = shelf.entries(), shelf.adapters.listed()
     if as_json:
         found = [*map(_summary, entries), *map(adapter_summary, adapters)]
@@ -62,7 +65,7 @@ def list_models(store: StoreOption = None, *, as_json: JsonOption = False) -> No
 def show(name: NameArgument, store: StoreOption = None, *, as_json: JsonOption = False) -> None:
     """Show a model's manifest and the numbers on its card, or an adapter's."""
     with one_sentence():
-        shelf = _open(store)
+        shelf = open_store(store)
         if shelf.adapters.holds(name):
             Console().print_json(data=shown_adapter(shelf, name))
             return
@@ -92,7 +95,7 @@ def verify(
     """Read every file again and compare it with its digest; exit with 1 on a problem."""
     console, found = Console(soft_wrap=True), 0
     with one_sentence():
-        shelf = _open(store)
+        shelf = open_store(store)
         names = [name] if name is not None else [*shelf.ids(), *shelf.adapters.ids()]
         for model_id in names:
             is_adapter = shelf.adapters.holds(model_id)
@@ -141,7 +144,7 @@ def add(
     if base is not None or token is not None:
         with one_sentence(), audited("adapter.added") as said:
             said.update(path=str(path), name=name, base=base)
-            add_to_base(_open(store), path, name=name, base=base, token=token, family=family)
+            add_to_base(open_store(store), path, name=name, base=base, token=token, family=family)
         return
     from model_store.addition import add_model  # noqa: PLC0415 - torch takes a second to import
 
@@ -151,7 +154,7 @@ def add(
         audited("model.added") as said,
         console.status("trying its networks"),
     ):
-        addition = add_model(_open(store), path, name=name, family=family)
+        addition = add_model(open_store(store), path, name=name, family=family)
         said.update(model=addition.manifest.id, path=str(path))
     for note in addition.notes:
         console.print(f"[dim]{escape(note)}[/dim]")
@@ -160,11 +163,51 @@ def add(
 
 
 @models.command()
+def update(
+    path: Annotated[
+        Path, typer.Argument(help="As for `add`: a folder, or an .onnx file.", show_default=False)
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Of which model.", show_default="as its manifest says")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="gan, vae ...", show_default="as its manifest says")
+    ] = None,
+    *,
+    stage: Annotated[
+        bool, typer.Option("--stage", help="Store it, and go on serving the one before.")
+    ] = False,
+    store: StoreOption = None,
+) -> None:
+    """Store a new version of one of your models, and serve it.
+
+    A running server loads it first and then serves it in place of the one before, which is kept:
+    requests under way end on the version that they began with. With --stage nobody gets it before
+    `atelier models serve` or `canary`, unless they ask for it as NAME@DIGEST.
+    """
+    from model_store.addition import add_version  # noqa: PLC0415 - torch takes a second to import
+
+    console = Console(soft_wrap=True)
+    with one_sentence(), audited("model.updated") as said:
+        shelf = open_store(store)
+        with console.status("trying its networks"):
+            addition = add_version(shelf, path, name=name, family=family)
+        manifest, digest = addition.manifest, digest_of(addition.manifest)
+        said.update(model=manifest.id, path=str(path), digest=digest, served=not stage)
+        if not stage:
+            shelf.serve(manifest.id, digest)
+    for note in addition.notes:
+        console.print(f"[dim]{escape(note)}[/dim]")
+    done = "stored" if stage else "stored and served"
+    console.print(f"[green]{done}: {of_version(manifest.id, digest)}[/green]")
+
+
+@models.command()
 def remove(name: NameArgument, store: StoreOption = None) -> None:
-    """Remove one of your models or adapters, and the files that no other uses."""
+    """Remove one of your models or adapters, or NAME@DIGEST, and the files that no other uses."""
     with one_sentence(), audited("model.removed") as said:
         said["model"] = name
-        shelf = _open(store)
+        shelf = open_store(store)
         if shelf.adapters.holds(name):
             shelf.adapters.remove(name)
         else:
@@ -190,19 +233,23 @@ def sign(
     A server that has ATELIER_MODELS__PUBLIC_KEYS set serves only what one of those keys has signed.
     """
     with one_sentence(), audited("model.signed") as said:
-        shelf = _open(store)
+        shelf = open_store(store)
         private = read_private_key(key)
         said.update(model=name, key=key_id(private.public_key()))
+        _, version = split_version(name)
         if shelf.adapters.holds(name):
             adapter = shelf.adapters.get(name)
             _whole(name, shelf.adapters.verify(name))
-            made = sign_record(adapter, shelf.adapters.root, private, noun=ADAPTER)
+            with shelf.user.writing():
+                made = sign_record(adapter, shelf.adapters.root, private, noun=ADAPTER)
         else:
             entry = shelf.entry(name)
             if entry.origin != shelf.user.origin:
                 raise ModelError(f"'{name}' comes with the code, and is trusted as the code is")
             _whole(name, shelf.verify(name))
-            made = sign_record(entry.manifest, shelf.user.root, private)
+            kept = digest_of(entry.manifest) if version else ""
+            with shelf.user.writing():
+                made = sign_record(entry.manifest, shelf.user.root, private, version=kept)
     Console(soft_wrap=True).print(f"signed '{escape(name)}' by the key {made.key[:16]}...")
 
 
@@ -212,8 +259,9 @@ def _whole(name: str, problems: Sequence[FileProblem | AdapterProblem]) -> None:
         raise IntegrityFailure(f"'{name}' is not signed: {problems[0].problem}")
 
 
-def _open(root: Path | None) -> Store:
-    return Store(root if root is not None else default_root(os.environ))
+def open_store(root: str | None) -> Store:
+    """The store that a command is told of, whoever signed what is in it."""
+    return Store(root or default_root(os.environ))
 
 
 def _summary(entry: Entry) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class Likelihood(_Answer):
 
     ``corrected_bits_per_dim`` is ``bits_per_dim`` less what a lossless compressor needs, so that
     simple images are not preferred; the lowest ``corrected_percentile`` are anomalous, as the
-    lowest ``percentile`` are. ``posterior`` is a density's, by class or component.
+    lowest ``percentile`` are. ``residual_bits_per_dim`` is what codes leave out of the image, which
+    the corrected bits count too. ``posterior`` is a density's, by class or component.
     """
 
     log_likelihood: float | None
@@ -71,6 +72,7 @@ class Likelihood(_Answer):
     percentile: float | None = None
     anomalous: bool | None = None
     complexity_bits_per_dim: float | None = None
+    residual_bits_per_dim: float | None = None
     corrected_bits_per_dim: float | None = None
     corrected_percentile: float | None = None
     corrected_anomalous: bool | None = None

@@ -54,8 +54,12 @@ class GenerateOptions(_Common, total=False):
     top_k: int
     top_p: float
     latents: Latents | Mapping[str, Any] | Sequence[Latents | Mapping[str, Any]] | None
+    latent_space: Literal["z", "w", "w+", "s"]
+    noise_strength: float
     category: int
     continuous: Sequence[float]
+    resolution: int
+    alpha: float
     output_format: Literal["png", "jpeg", "webp"]
     output_compression: int
     preview_every: int
@@ -70,6 +74,11 @@ class EditOptions(GenerateOptions, total=False):
     strength: float
     seeds: Sequence[int]
     latent_index: int
+    attributes: Mapping[str, float]
+    attribute: str
+    channels: Mapping[str, float]
+    layers: Sequence[int]
+    layer: int
     code: str
     range: Sequence[float]
     values: Sequence[float]

@@ -17,7 +17,7 @@ from services.core.images import ImageLimits, Pixels
 from services.core.job import Call, Job, Task
 from services.core.model import Conditioning, LikelihoodKind, ModelInfo, ReferenceSet
 from services.core.network import OpenedModel, TensorSpec
-from services.core.parameters import Parameters
+from services.core.parameters import Parameters, with_defaults
 from services.core.trajectory import Result, Trajectory, Workload
 from services.core.validation import explain
 
@@ -191,9 +191,13 @@ class Engine(ABC):
         limits: Mapping[str, Any] | None = None,
         reference: ReferenceSet | None = None,
     ) -> ModelInfo:
-        """What the manifest and the operations say, completed by what the family knows."""
+        """What the manifest and the operations say, completed by what the family knows.
+
+        Of a model with ``defaults`` among its limits, the schemas show those.
+        """
         operations = self.operations()
         tasks = dict.fromkeys(self.task_of(name).value for name in operations)
+        defaults = (limits or {}).get("defaults", {})
         return ModelInfo(
             id=self.model.id,
             family=self.model.family,
@@ -201,7 +205,9 @@ class Engine(ABC):
             owned_by=self.model.owned_by,
             description=self.model.description,
             tasks=tuple(tasks),
-            operations={name: kind.described() for name, kind in operations.items()},
+            operations={
+                name: with_defaults(kind.described(), defaults) for name, kind in operations.items()
+            },
             conditioning=conditioning,
             resolution=self.model.resolution,
             channels=self.model.channels,

@@ -44,8 +44,9 @@ class Call:
     belongs to, as the headers ``traceparent`` and ``tracestate`` do. ``visible`` are the models
     that the caller may know of, ``None`` for all: a refusal names no others.
     ``metadata`` says whether the images' files hold the parameters that they were made by; ``None``
-    leaves that to the operator. ``provenance`` is false where images become tensors, which cannot
-    say where they come from. ``background`` is true of work that nobody waits for.
+    leaves that to the operator. ``version`` is the digest of the version of the model that is to do
+    it, empty for the one that is served. ``provenance`` is false where images become tensors, which
+    cannot say where they come from. ``background`` is true of work that nobody waits for.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Call:
     metadata: bool | None = None
     provenance: bool = True
     background: bool = False
+    version: str = ""
 
     @property
     def payer(self) -> str:
@@ -112,8 +114,9 @@ class Item:
 class Answer:
     """What a backend gives back: one item per image, in order.
 
-    ``stages`` are the models that a cascade went through, whose timings the answer's own add up;
-    empty for one model. ``device_seconds`` is its share of all the evaluations that it was part of.
+    ``versions`` are the digests of the models that took part, by their names. ``stages`` are the
+    models that a cascade went through, whose timings the answer's own add up; empty for one model.
+    ``device_seconds`` is its share of all the evaluations that it was part of.
     """
 
     model: str
@@ -121,6 +124,7 @@ class Answer:
     timings: Timings
     stages: tuple[StageTimings, ...] = ()
     device_seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +184,13 @@ class Queued:
     """The call was accepted.
 
     ``rows`` of its own stand behind ``ahead`` rows of others; ``seconds`` is the predicted device
-    time until all of these are done.
+    time until all of these are done. ``versions`` are as in `Answer`, as far as they are known.
     """
 
     rows: int
     ahead: int
     seconds: float
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +235,7 @@ class CallFinished:
     timings: Timings
     device_seconds: float = 0.0
     stages: tuple[StageTimings, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 Event = Queued | Progress | Preview | RowFinished | CallFinished

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -93,3 +94,19 @@ class Parameters(BaseModel):
     def rows(self, images: int) -> int:
         """How many rows of work these parameters make for that many images."""
         return images if self.row_per_image else 1
+
+
+def with_defaults(schema: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON schema that shows a model's own defaults of properties that leave it to the model.
+
+    Args:
+        schema: of an operation's parameters.
+        defaults: by property; one whose schema has a default other than null keeps that.
+    """
+    properties = {
+        name: {**said, "default": defaults[name]}
+        if defaults.get(name) is not None and "default" in said and said["default"] is None
+        else said
+        for name, said in schema.get("properties", {}).items()
+    }
+    return {**schema, "properties": properties}

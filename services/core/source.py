@@ -19,10 +19,11 @@ class ModelSource(Protocol):
         ...
 
     def fingerprint(self, name: str) -> str:
-        """Changes whenever the model behind a name does.
+        """The digest of the version behind a name, or behind ``name@`` and the start of a digest.
 
         Raises:
             ModelNotFound: there is none; the message offers near names.
+            InvalidParameter: several versions begin so.
         """
         ...
 
@@ -38,6 +39,10 @@ class ModelSource(Protocol):
 
     def open(self, name: str, device: torch.device) -> OpenedModel:
         """The model, its networks opened when they are first asked for.
+
+        Args:
+            name: its name, or ``name@digest`` for this very version, whatever becomes of the name.
+            device: where its networks run.
 
         Raises:
             ModelNotFound: there is none.

@@ -57,6 +57,13 @@ class Service:
         answer.raise_for_status()
         return frozenset(model["id"] for model in answer.json()["data"])
 
+    def describe(self, model: str) -> Mapping[str, Any]:
+        """What a model says of itself."""
+        answer = self._client.get(f"/v1/models/{model}", timeout=ANSWER_SECONDS)
+        answer.raise_for_status()
+        values: dict[str, Any] = answer.json()
+        return values
+
     def images(self, route: str, **body: Any) -> tuple[bytes, ...]:
         """The images of a generate or edit request."""
         return tuple(base64.b64decode(i["b64_json"]) for i in self.ask(route, body)["data"])

@@ -10,6 +10,7 @@ from services.demo.digits import autoencoders, digit_gans, digits_from_noise, wr
 from services.demo.drawings import COLORS, drawing
 from services.demo.exhibits import SEED, SEEDS, Exhibit, Service, exhibit
 from services.demo.pictures import negative, right_half
+from services.demo.styles import styles
 
 PROMPTS = (
     "a large red star on black",
@@ -53,6 +54,7 @@ def tour(service: Service) -> Iterator[Exhibit]:
     yield _traversed(service)
     yield _enlarged(service, "photos-sr", "super-resolution")
     yield from _translated(service)
+    yield from styles(service, pictures[0])
     yield from _edits(service, pictures[0])
     yield _likelihoods(service, digits[0].images, drawn)
 

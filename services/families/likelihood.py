@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from services.core.complexity import complexity_bits
 from services.core.images import Pixels
 from services.core.model import ANOMALOUS_PERCENTILE, LikelihoodKind, ReferenceSet
+from services.core.residuals import residual_bits
 from services.core.trajectory import Result
 from services.sampling.bounds import bits_per_dim, percentile_among
 
@@ -21,10 +22,12 @@ class Complexity(NamedTuple):
     Attributes:
         image: whose complexity is counted.
         reference: ascending quantiles of ``corrected_bits_per_dim`` of held-out images.
+        again: where the likelihood is of an image's codes, the image that they stand for.
     """
 
     image: Pixels
     reference: Sequence[float] | None
+    again: Pixels | None = None
 
 
 def reference_set(
@@ -92,25 +95,39 @@ def judged(
         "percentile": percentile,
         "anomalous": _anomalous(percentile),
     }
-    return Result(values={**values, **_corrected(bits, complexity)})
+    return Result(values={**values, **_corrected(bits * dims, complexity)})
 
 
-def _corrected(bits: float, complexity: Complexity | None) -> dict[str, float | bool | None]:
+def _corrected(total: float, complexity: Complexity | None) -> dict[str, float | bool | None]:
     """The likelihood without what a simple image is worth to any model.
 
     A compressor's bits are subtracted from the model's (Serra et al., 2020, arXiv:1909.11480, eq.
     3): the log-ratio of a general model of images and this one. Above 0 the model finds the image
     stranger than a compressor does. The percentile is turned round, so that here too the lowest are
     anomalous.
+
+    A likelihood of codes says nothing of what they leave out. The bits of that are added, so that
+    both descriptions are of the same image.
+
+    Args:
+        total: the model's bits.
+        complexity: see `judged`.
     """
     compressed = score = percentile = None
+    left_out: dict[str, float | bool | None] = {}
     found = None if complexity is None else complexity_bits(complexity.image)
     if complexity is not None and found is not None:
-        compressed = found / complexity.image.size
-        score = bits - compressed
+        values = complexity.image.size
+        compressed = found / values
+        score = total / values - compressed
+        if complexity.again is not None:
+            residual = residual_bits(complexity.image, complexity.again) / values
+            score += residual
+            left_out = {"residual_bits_per_dim": residual}
         if complexity.reference:
             percentile = 100 - percentile_among(score, complexity.reference)
     return {
+        **left_out,
         "complexity_bits_per_dim": compressed,
         "corrected_bits_per_dim": score,
         "corrected_percentile": percentile,

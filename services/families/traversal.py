@@ -19,7 +19,7 @@ FARTHEST = 100.0
 Value = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)]
 
 
-def _only_one(given: Any) -> Any:
+def only_one(given: Any) -> Any:
     """The latents of a list of one: what has several elsewhere comes as a list."""
     return given[0] if isinstance(given, list) and len(given) == 1 else given
 
@@ -46,7 +46,7 @@ class Traversal(Parameters):
         ]
         | None
     ) = None
-    latents: Annotated[Latents | None, BeforeValidator(_only_one)] = None
+    latents: Annotated[Latents | None, BeforeValidator(only_one)] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -41,6 +41,8 @@ class GeneratedImage(BaseModel):
     """One image and what it was made from; a model may add values of its own.
 
     ``revised_prompt`` is the whole prompt, where the request's left things open that were drawn.
+    An inversion by descent also gives ``latents``, ``latent_space`` and ``psnr`` in dB, null where
+    the image is the one given to the bit.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -51,9 +53,14 @@ class GeneratedImage(BaseModel):
 
 
 class ImagesAnswer(BaseModel):
-    """Answer of generate and edit; ``timings`` add up those of a cascade's ``stages``."""
+    """Answer of generate and edit; ``timings`` add up those of a cascade's ``stages``.
+
+    ``digest`` is that of the version of the model which made it: the same request with ``model`` as
+    ``model@digest`` and the same seed gives the same images.
+    """
 
     model: str
+    digest: str | None = None
     created: int
     data: list[GeneratedImage]
     timings: StageTimings
@@ -67,7 +74,9 @@ class ImageLikelihood(BaseModel):
     ``anomalous``. Likelihoods prefer simple images, so there is also one from which that is taken
     out: ``corrected_bits_per_dim`` is ``bits_per_dim`` less ``complexity_bits_per_dim``, what a
     lossless compressor needs (Serra et al., 2020), with its own percentile, of which the lowest are
-    anomalous too. ``posterior`` is how probable each class or component of a density is.
+    anomalous too. ``residual_bits_per_dim`` is there where the likelihood is of codes: what they
+    leave out of the image, which the corrected bits count too. ``posterior`` is how probable each
+    class or component of a density is.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -80,6 +89,7 @@ class ImageLikelihood(BaseModel):
     percentile: float | None = None
     anomalous: bool | None = None
     complexity_bits_per_dim: float | None = None
+    residual_bits_per_dim: float | None = None
     corrected_bits_per_dim: float | None = None
     corrected_percentile: float | None = None
     corrected_anomalous: bool | None = None
@@ -90,6 +100,7 @@ class LikelihoodAnswer(BaseModel):
     """Answer of likelihood, one entry per image."""
 
     model: str
+    digest: str | None = None
     data: list[ImageLikelihood]
     timings: StageTimings
 
@@ -100,12 +111,15 @@ class EncodedImage(BaseModel):
     ``x-gives`` of the model's ``encode`` says what else, or instead. ``category`` and
     ``continuous`` are codes that a generator of codes takes again. ``realness`` is a critic's score
     of how real the image looks to it: no likelihood, and comparable under this one critic alone;
-    ``realness_percentile`` is its place among those of held-out images.
+    ``realness_percentile`` is its place among those of held-out images. ``styles`` are latents too,
+    of a style-based generator's space s, as ``latent_space`` says what ``latents`` are of.
     """
 
     model_config = ConfigDict(extra="allow")
 
     latents: Latents | None = None
+    latent_space: str | None = None
+    styles: Latents | None = None
     category: int | None = None
     category_probabilities: list[float] | None = None
     continuous: list[float] | None = None
@@ -118,6 +132,7 @@ class EncodeAnswer(BaseModel):
     """Answer of encode, one entry per image."""
 
     model: str
+    digest: str | None = None
     data: list[EncodedImage]
     timings: StageTimings
 
@@ -178,7 +193,8 @@ def base64_text(data: bytes) -> str:
 
 def server_timing(timings: Timings) -> str:
     """The stages as a ``server-timing`` header, in milliseconds."""
-    return ", ".join(f"{name};dur={value * 1000:.3f}" for name, value in asdict(timings).items())
+    seconds = ((stage.name, getattr(timings, stage.name)) for stage in fields(timings))
+    return ", ".join(f"{name};dur={value * 1000:.3f}" for name, value in seconds)
 
 
 def stage_seconds(timings: Timings) -> dict[str, float]:
@@ -197,11 +213,17 @@ def entry(item: Item) -> dict[str, Any]:
     return {**image, **item.values}
 
 
+def digest_in(versions: Mapping[str, str], model: str) -> dict[str, str]:
+    """The digest of the model's version, where the backend says so; see `Answer.versions`."""
+    return {"digest": versions[model]} if versions.get(model) else {}
+
+
 def json_answer(answer: Answer, *, created: bool) -> Response:
     """An answer as JSON, with the moment of creation where images were made."""
     stamp = {"created": int(time.time())} if created else {}
     body = {
         "model": answer.model,
+        **digest_in(answer.versions, answer.model),
         **stamp,
         "data": [entry(item) for item in answer.items],
         "timings": stage_seconds(answer.timings),
@@ -224,7 +246,11 @@ def raw_answer(answer: Answer, image_format: ImageFormat) -> Response:
             "image can be sent as raw bytes; accept application/json",
             param="response",
         )
-    headers = {"x-atelier-model": answer.model}
+    digest = {
+        f"x-atelier-{name}": value
+        for name, value in digest_in(answer.versions, answer.model).items()
+    }
+    headers = {"x-atelier-model": answer.model, **digest}
     if "seed" in images[0].values:
         headers["x-atelier-seed"] = str(images[0].values["seed"])
     return Response(images[0].image, headers=headers, media_type=MEDIA_TYPES[image_format])

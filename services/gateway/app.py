@@ -124,10 +124,12 @@ def create_app(  # noqa: PLR0913 - each is a decision of its own, made by the ca
     )
     install_error_handlers(app, metrics, max_retry_after=settings.max_retry_after)
     keys = ApiKeys(settings, meter)
+    # Asked for most, so looked at first; and not included, since FastAPI matches a route that is
+    # included twice.
+    app.router.routes.extend(native_routes(gateway, keys).routes)
     app.include_router(model_routes(gateway, keys))
     app.include_router(document_routes(gateway, keys))
     app.include_router(reference_routes(gateway, keys))
-    app.include_router(native_routes(gateway, keys))
     app.include_router(openai_image_routes(gateway, keys))
     app.include_router(request_routes(gateway, keys))
     if jobs is not None:

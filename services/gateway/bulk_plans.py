@@ -13,6 +13,7 @@ from services.core.errors import InvalidParameter, TooLarge, UnsupportedTask
 from services.core.job import Task
 from services.core.model import ModelInfo
 from services.core.validation import explain
+from services.core.versions import of_version
 from services.gateway.exchange import Exchange, Gateway, exchange_of
 from services.gateway.intake import Payload, find_model, parse
 from services.gateway.job_plans import Sent, check_body, image_file_bytes, job_terms, priority_of
@@ -66,7 +67,8 @@ async def plan_bulk(gateway: Gateway, request: Request, sent: Sent) -> JobReques
         owner=exchange.owner,
         kind=BULK,
         model=model.id,
-        body=asked.model_dump(mode="json", exclude_none=True) | {"model": model.id},
+        body=asked.model_dump(mode="json", exclude_none=True)
+        | {"model": of_version(model.id, exchange.version)},
         shown=_shown(asked, samples),
         rows=samples,
         reserve_bytes=samples * (image_file_bytes(model) + _SAMPLE_OVERHEAD),

@@ -82,9 +82,7 @@ async def attended(
         gateway.metrics.canceled("client")
         raise
     finally:
-        await ended(withdrawn)
-        await ended(gone)
-        await ended(run)
+        await ended(withdrawn, gone, run)
 
 
 async def awaited(work: Awaitable[T]) -> T:
@@ -97,10 +95,13 @@ async def _disconnected(receive: Receive) -> None:
         continue
 
 
-async def ended(task: asyncio.Task[Any]) -> None:
-    """Cancel a task that still runs, once, wait until it has ended, and take note of its error."""
-    if not task.done():
+async def ended(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel what still runs, once, wait until all have ended, and take note of their errors."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
         task.cancel()
-        await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
+    if running:
+        await asyncio.wait(running)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

@@ -11,13 +11,14 @@ from starlette.responses import Response
 from services.core.errors import AtelierError, DocumentNotFound
 from services.core.images import MEDIA_TYPES, read_header
 from services.core.model import DocumentKind
+from services.core.versions import LONGEST_REFERENCE
 from services.gateway.auth import ApiKeys
 from services.gateway.exchange import Gateway, exchange_of
 from services.gateway.intake import find_model
 from services.gateway.openapi import Responses, errors_of, guarded
 
 MARKDOWN = "text/markdown"
-ModelName = Annotated[str, Path(max_length=128, examples=["shapes-ldm"])]
+ModelName = Annotated[str, Path(max_length=LONGEST_REFERENCE, examples=["shapes-ldm"])]
 
 
 def document_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:

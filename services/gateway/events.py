@@ -15,7 +15,13 @@ from services.core.job import (
     Queued,
     RowFinished,
 )
-from services.gateway.answers import base64_text, cascade_stages, entry, stage_seconds
+from services.gateway.answers import (
+    base64_text,
+    cascade_stages,
+    digest_in,
+    entry,
+    stage_seconds,
+)
 from services.gateway.streams import Frame
 
 NO_TOKENS = {
@@ -71,6 +77,7 @@ class NativeWords:
                 stages = {"stages": cascade_stages(event.stages)} if event.stages else {}
                 return "done", {
                     "model": event.model,
+                    **digest_in(event.versions, event.model),
                     "created": int(time.time()),
                     "timings": stage_seconds(event.timings),
                     **stages,

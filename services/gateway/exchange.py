@@ -39,7 +39,8 @@ class Exchange:
     """One request: its id, when it arrived (``time.monotonic``), and its labels for metrics.
 
     ``model`` stays "unknown" until the backend has confirmed the model; so no client can invent a
-    label. ``fate`` is the status that the exchange is counted under where that is not the one that
+    label. ``version`` is the digest of the version that the client asked for, empty for whatever is
+    served. ``fate`` is the status that the exchange is counted under where that is not the one that
     was sent: a stream begins with 200 before anybody knows how it ends. ``caller`` is who sent the
     request, ``levels`` what is left of its quotas, by their names. ``withdrawn`` is set once
     somebody has asked that the answer be no longer worked on. ``trace`` names the span that the
@@ -50,6 +51,7 @@ class Exchange:
     id: str
     arrival: float = field(default_factory=time.monotonic)
     model: str = "unknown"
+    version: str = ""
     task: str = NO_TASK
     fate: int | None = None
     caller: Caller = ANYBODY

@@ -29,6 +29,9 @@ JSON_NAMES = frozenset(
         "guidance_interval",
         "adapters",
         "control",
+        "attributes",
+        "layers",
+        "channels",
     }
 )
 """Fields that are no scalars; in a form they are written as JSON."""

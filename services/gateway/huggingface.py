@@ -12,6 +12,7 @@ from services.core.errors import InvalidParameter, UnsupportedMedia
 from services.core.images import MEDIA_TYPES
 from services.core.job import Encoding, ImageFormat, Task
 from services.core.model import ModelInfo
+from services.core.versions import LONGEST_REFERENCE
 from services.gateway.answers import raw_answer
 from services.gateway.auth import ApiKeys
 from services.gateway.dispatch import dispatch
@@ -51,7 +52,7 @@ _NOT_SENT_ON: Final = {"prompt", "width", "height", "target_size", "scheduler", 
 _PREFIX = "/hf"
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 
-ModelName = Annotated[str, Path(max_length=128, examples=["shapes-ldm"])]
+ModelName = Annotated[str, Path(max_length=LONGEST_REFERENCE, examples=["shapes-ldm"])]
 
 
 def huggingface_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:

@@ -14,6 +14,7 @@ from services.core.errors import DeadlineExceeded, InvalidParameter, Unsupported
 from services.core.job import Call, Encoding, Task
 from services.core.model import ModelInfo
 from services.core.validation import explain
+from services.core.versions import split_version
 from services.gateway.exchange import NO_TASK, Exchange, Gateway
 from services.gateway.forms import read_form
 from services.gateway.limits import check_limits
@@ -123,15 +124,21 @@ def parse(kind: type[R], payload: Payload) -> R:
 async def find_model(gateway: Gateway, exchange: Exchange, name: str) -> ModelInfo:
     """Look a model up for a caller who may use it, and count the exchange under its name.
 
+    Args:
+        gateway: knows the models.
+        exchange: of the caller.
+        name: the model's name, or ``name@digest`` for one version of it.
+
     Raises:
         Forbidden: the caller may not use it, or may not do what the exchange is for.
         ModelNotFound: there is none.
     """
     if exchange.task != NO_TASK:
         exchange.caller.check_task(exchange.task)
-    exchange.caller.check_model(name)
+    plain, version = split_version(name)
+    exchange.caller.check_model(plain)
     model = await gateway.backend.model(name)
-    exchange.model = model.id
+    exchange.model, exchange.version = model.id, model.digest if version else ""
     return model
 
 
@@ -203,6 +210,7 @@ def build_call(
     call = Call(
         id=exchange.id,
         model=exchange.model,
+        version=exchange.version,
         task=task,
         parameters=with_seed(parameters, task),
         operation=getattr(asked, "operation", None),

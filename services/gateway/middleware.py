@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from opentelemetry.trace import format_span_id, format_trace_id
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,12 +27,19 @@ REQUEST_ID = "x-request-id"
 UNTRUSTED = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
 """Headers by which a client could command the server behind us."""
 
-SECURITY_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
+Header = tuple[bytes, bytes]
+
+ALWAYS = {
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
 }
-DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+"""Headers of every response."""
+UNLESS_SAID = {
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"cache-control": b"no-store",
+}
+"""Headers of every response that says nothing else."""
 CLIENT_GONE = 499
 
 _LONGEST_LENGTH = 18
@@ -100,7 +107,7 @@ class Observation:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _complete_headers(MutableHeaders(scope=message), exchange)
+                message["headers"] = _completed(message.get("headers", ()), exchange)
             await send(message)
 
         try:
@@ -160,15 +167,20 @@ def _sampled(exchange: Exchange) -> str:
     return format_trace_id(span.trace_id) if span.trace_flags.sampled else ""
 
 
-def _complete_headers(headers: MutableHeaders, exchange: Exchange) -> None:
-    for name, value in SECURITY_HEADERS.items():
-        headers[name] = value
-    headers.setdefault("content-security-policy", DEFAULT_POLICY)
-    headers.setdefault("cache-control", "no-store")
-    headers.update(quota_headers(list(exchange.levels.values())))
+def _completed(headers: Iterable[Header], exchange: Exchange) -> list[Header]:
+    """The headers of a response with those that every response has."""
+    kept = [header for header in headers if header[0] not in ALWAYS]
+    named = {name for name, _ in kept}
     total = f"total;dur={exchange.elapsed() * 1000:.3f}"
     stages = [] if exchange.timings is None else [server_timing(exchange.timings)]
-    headers["server-timing"] = ", ".join([*stages, total])
+    quotas = quota_headers(list(exchange.levels.values()))
+    return [
+        *kept,
+        *ALWAYS.items(),
+        *((name, value) for name, value in UNLESS_SAID.items() if name not in named),
+        *((name.encode(), value.encode()) for name, value in quotas.items()),
+        (b"server-timing", ", ".join([*stages, total]).encode()),
+    ]
 
 
 class BodyLimit:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from services.core.adapters import AdapterKind
 from services.core.model import Conditioning, LikelihoodKind, ModelInfo
+from services.core.versions import LONGEST_REFERENCE
 from services.gateway.answers import json_response
 from services.gateway.auth import ApiKeys
 from services.gateway.exchange import Gateway, exchange_of
@@ -38,8 +39,10 @@ class ModelObject(BaseModel):
 
     ``operations`` maps each thing to ask for to the JSON schema of its parameters, where
     ``x-images`` is the fewest and the most images that come with it and ``x-mask`` whether a mask
-    does; ``resolution`` is height and width in pixels. ``reference`` says whether there is a
-    reference set that the percentiles of likelihoods are read off.
+    does; ``resolution`` is height and width in pixels. ``digest`` names the version that is served:
+    the SHA-256 of its manifest, which names the digests of all its files. Asked for as
+    ``name@digest``, or by the first 8 digits or more, a version stays what it is. ``reference``
+    says whether there is a reference set that the percentiles of likelihoods are read off.
     """
 
     id: str
@@ -58,6 +61,7 @@ class ModelObject(BaseModel):
     labels: list[str]
     card: dict[str, Any]
     loaded: bool
+    digest: str
     reference: bool
     adapters: list[AdapterObject]
 
@@ -88,6 +92,7 @@ def model_object(model: ModelInfo) -> dict[str, Any]:
         "labels": model.labels,
         "card": model.card,
         "loaded": model.loaded,
+        "digest": model.digest,
         "reference": model.reference is not None,
         "adapters": [
             {
@@ -128,7 +133,7 @@ def model_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
     )
     async def retrieve_model(
         request: Request,
-        model: Annotated[str, Path(max_length=128, examples=["shapes-ldm"])],
+        model: Annotated[str, Path(max_length=LONGEST_REFERENCE, examples=["shapes-ldm"])],
     ) -> Response:
         return json_response(model_object(await find_model(gateway, exchange_of(request), model)))
 

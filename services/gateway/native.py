@@ -14,6 +14,7 @@ from services.gateway.answers import (
     raw_answer,
 )
 from services.gateway.auth import ApiKeys
+from services.gateway.direct_route import DirectRoute
 from services.gateway.dispatch import dispatch
 from services.gateway.events import NativeWords
 from services.gateway.examples import EDIT, ENCODE, GENERATE, LIKELIHOOD, STREAM
@@ -75,7 +76,9 @@ async def _examine(
 
 def native_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
     """The four ``POST`` routes, each taking JSON or multipart."""
-    router = APIRouter(prefix="/v1", tags=["native"], dependencies=guarded(keys))
+    router = APIRouter(
+        prefix="/v1", tags=["native"], dependencies=guarded(keys), route_class=DirectRoute
+    )
 
     @router.post(
         "/generate",

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from services.core.errors import UnsupportedTask
 from services.core.model import ModelInfo, ReferenceSet
+from services.core.versions import LONGEST_REFERENCE
 from services.gateway.answers import json_response
 from services.gateway.auth import ApiKeys
 from services.gateway.exchange import Gateway, exchange_of
@@ -64,7 +65,7 @@ def reference_routes(gateway: Gateway, keys: ApiKeys) -> APIRouter:
     )
     async def retrieve_reference(
         request: Request,
-        model: Annotated[str, Path(max_length=128, examples=["digits-realnvp"])],
+        model: Annotated[str, Path(max_length=LONGEST_REFERENCE, examples=["digits-realnvp"])],
     ) -> Response:
         """Quantiles of the log-likelihoods of images that the model was not trained on.
 

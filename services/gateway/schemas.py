@@ -13,11 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.core.job import ImageFormat
 from services.core.parameters import Latents, Seed
+from services.core.versions import LONGEST_REFERENCE
 
 SIZE_PATTERN = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 
 Text = Annotated[str, Field(description="What the image shows, for models of text.")]
-ModelId = Annotated[str, Field(min_length=1, max_length=128, description="See GET /v1/models.")]
+ModelId = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=LONGEST_REFERENCE,
+        description="A model's name, or name@digest for one version of it; see GET /v1/models.",
+    ),
+]
 Label = Annotated[
     str | Annotated[int, Field(ge=0, le=2**31)],
     Field(description="A label of the model, or its index, for models of labels."),
@@ -57,6 +65,10 @@ Size = Annotated[
         description='"WIDTHxHEIGHT"; must be the model\'s own, or "auto".',
     ),
 ]
+LatentSpace = Annotated[
+    Literal["z", "w", "w+", "s"], Field(description="Style-based GANs: what latents are of.")
+]
+LayerIndex = Annotated[int, Field(ge=0, le=64)]
 Deadline = Annotated[
     float, Field(gt=0, description="Seconds from arrival within which the answer is of use.")
 ]
@@ -148,6 +160,22 @@ class ImageRequest(CallRequest):
     codes: Codes | None = None
     category: Category | None = None
     continuous: Continuous | None = None
+    resolution: (
+        Annotated[
+            int,
+            Field(
+                ge=4, le=1024, description="GANs that grew: side of the image, one of the growth."
+            ),
+        ]
+        | None
+    ) = None
+    alpha: (
+        Annotated[
+            Fraction,
+            Field(description="GANs that grew: how much of that resolution has faded in."),
+        ]
+        | None
+    ) = None
     negative_prompt: str | None = None
     n: Number | None = None
     steps: Steps | None = None
@@ -196,6 +224,9 @@ class ImageRequest(CallRequest):
         | None
     ) = None
     truncation: Annotated[float, Field(ge=0, le=10)] | None = None
+    noise_strength: (
+        Annotated[Fraction, Field(description="Style-based GANs: of the fine variation.")] | None
+    ) = None
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
     temperatures: (
         Annotated[
@@ -234,6 +265,7 @@ class GenerateRequest(ImageRequest):
 
     cascade: Cascade | None = None
     latents: Latents | None = None
+    latent_space: LatentSpace | None = None
     variation_seed: Seed | None = None
     variation_strength: Fraction | None = None
 
@@ -247,7 +279,37 @@ class EditRequest(ImageRequest):
     mask: ImageText | None = None
     seeds: Annotated[list[Seed], Field(min_length=2, max_length=2)] | None = None
     latents: Latents | Annotated[list[Latents], Field(min_length=1, max_length=2)] | None = None
+    latent_space: LatentSpace | None = None
     latent_index: Annotated[int, Field(ge=0)] | None = None
+    attributes: (
+        Annotated[
+            dict[ShortText, float],
+            Field(max_length=64, description="How far along each of a model's attributes."),
+        ]
+        | None
+    ) = None
+    attribute: (
+        Annotated[str, Field(max_length=64, description="Traverse: the attribute to go along.")]
+        | None
+    ) = None
+    channels: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^[0-9]{1,7}$")], float],
+            Field(max_length=256, description="By index into a model's styles, what is added."),
+        ]
+        | None
+    ) = None
+    layers: (
+        Annotated[
+            list[LayerIndex],
+            Field(min_length=2, max_length=2, description="First and last that attributes reach."),
+        ]
+        | None
+    ) = None
+    layer: (
+        Annotated[LayerIndex, Field(description="Style mix: the first of the second image's.")]
+        | None
+    ) = None
     code: (
         Annotated[str, Field(max_length=64, description="Traverse: which code varies.")] | None
     ) = None

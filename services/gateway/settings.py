@@ -25,6 +25,7 @@ from services.provenance.credentials import load_credentials
 from services.provenance.settings import ProvenanceSettings
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+VersionDigits = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -51,6 +52,8 @@ class GatewaySettings(BaseSettings):
     """SHA-256 hex digests of further keys, which may do anything."""
     allow_public_bind: bool = False
     default_model: str = "shapes-ldm"
+    pins: Annotated[dict[str, VersionDigits], Field(max_length=1024)] = {}
+    """By a model's name, the digest of the version that is served whatever is stored later."""
 
     max_header_fields: Count = 100
     max_header_bytes: Count = 32 << 10

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from services.core.errors import ModelNotFound, Unavailable, UnsupportedMedia
 from services.core.job import Answer, Call
+from services.core.versions import LONGEST_REFERENCE
 from services.gateway.answers import json_response
 from services.gateway.auth import ApiKeys
 from services.gateway.dispatch import attended, ended, time_limit
@@ -42,7 +43,7 @@ _JSON = ("application/json", "")
 _BINARY = "application/octet-stream"
 _PREFIX = "/v2"
 
-ModelName = Annotated[str, Path(max_length=128, examples=["shapes-ldm"])]
+ModelName = Annotated[str, Path(max_length=LONGEST_REFERENCE, examples=["shapes-ldm"])]
 VersionName = Annotated[str, Path(max_length=64, examples=[VERSION])]
 
 

@@ -88,8 +88,13 @@ class ArtefactStore:
                 return
             files.makedirs(f"{root}/{job_id}", exist_ok=True)
             unfinished = f"{path}.{secrets.token_hex(4)}.part"
-            files.pipe_file(unfinished, content)
-            files.mv(unfinished, path)
+            try:
+                files.pipe_file(unfinished, content)
+                files.mv(unfinished, path)
+            except OSError:  # such as a full disk, which must not be kept full by what did not fit
+                with contextlib.suppress(OSError):
+                    files.rm_file(unfinished)
+                raise
 
         await self._run(write)
 

@@ -27,6 +27,7 @@ from services.core.errors import (
 )
 from services.core.errors import from_json as error_from_json
 from services.core.job import Answer, Call, Encoding, Item, Task, Timings
+from services.core.versions import split_version
 from services.jobs.bulk_plan import BulkPlan, BulkRequest, Sample
 from services.jobs.calls import JOB_SHARE
 from services.jobs.interface import Work
@@ -160,9 +161,11 @@ class BulkRunner:
 
 def _call(work: Work, asked: BulkRequest, sample: Sample) -> Call:
     record = work.record
+    model, version = split_version(asked.model)
     return Call(
         id=f"{record.id}-{sample.index}",
-        model=asked.model,
+        model=model,
+        version=version,
         task=Task.GENERATE,
         parameters={k: v for k, v in sample.fields.items() if k not in _NOT_THE_MODELS} | {"n": 1},
         encoding=Encoding(asked.output_format, asked.output_compression),

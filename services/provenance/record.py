@@ -24,6 +24,8 @@ PROMPTS: Final = frozenset(
 )
 
 _STRIPS: Final = frozenset({"interpolate", "traverse"})
+_OF_SEVERAL: Final = _STRIPS | {"style_mix"}
+"""Operations each of whose images is made from all that came."""
 """Operations whose images make one strip: each of them comes from all that was given."""
 _CASCADE = "cascade"
 
@@ -166,7 +168,7 @@ def record_of(
 
 def _sources(call: Call, row: int, rows: int | None) -> tuple[bytes, ...]:
     """The images that a row was made from: its own where each image makes a row."""
-    each = rows in (None, len(call.images)) and call.operation not in _STRIPS
+    each = rows in (None, len(call.images)) and call.operation not in _OF_SEVERAL
     if len(call.images) > 1 and each and row < len(call.images):
         return (call.images[row],)
     return call.images

@@ -184,7 +184,7 @@ class Stamped(BackendOver):
         if not self._concerns(call):
             return answer
         started, rows = time.monotonic(), len(answer.items)
-        models = await self._models(call)
+        models = await self._models(call, answer.versions)
         items = await asyncio.gather(
             *(self._item(call, row, item, models, rows) for row, item in enumerate(answer.items))
         )
@@ -198,14 +198,15 @@ class Stamped(BackendOver):
             ProvenanceFailure: an image could not be signed.
         """
         rows: int | None = None
+        versions: Mapping[str, str] = {}
         seconds = 0.0
         async with aclosing(self._backend.stream(self._inner(call), watch)) as events:
             async for event in events:
                 if isinstance(event, Queued):
-                    rows = event.rows
+                    rows, versions = event.rows, event.versions
                 elif isinstance(event, RowFinished) and self._concerns(call):
                     started = time.monotonic()
-                    models = await self._models(call)
+                    models = await self._models(call, versions)
                     item = await self._item(call, event.row, event.item, models, rows)
                     seconds += time.monotonic() - started
                     yield RowFinished(event.row, item)
@@ -234,9 +235,13 @@ class Stamped(BackendOver):
             return replace(call, encoding=Encoding("png"))
         return call
 
-    async def _models(self, call: Call) -> Mapping[str, str]:
+    async def _models(self, call: Call, versions: Mapping[str, str]) -> Mapping[str, str]:
+        """The digest of every model that took part: as the backend says, else as looked up."""
         found = {}
         for name in models_of(call):
+            if name in versions:
+                found[name] = versions[name]
+                continue
             if name not in self._digests:
                 await self.model(name)
             found[name] = self._digests[name]

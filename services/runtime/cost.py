@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -43,6 +43,8 @@ class CostCurve:
         """Take seconds by rows; at least one point."""
         self._rows = sorted(points)
         self._seconds = [points[rows] for rows in self._rows]
+        self.fixed_knee: int | None = None
+        """Rows that an operator has set in place of the knee."""
 
     @property
     def points(self) -> dict[int, float]:
@@ -57,7 +59,12 @@ class CostCurve:
         return self._seconds[left] + share * (self._seconds[right] - self._seconds[left])
 
     def knee(self) -> int:
-        """The smallest measured batch beyond which another row no longer makes rows cheaper."""
+        """The smallest measured batch beyond which another row no longer makes rows cheaper.
+
+        Where an operator has set another, that.
+        """
+        if self.fixed_knee is not None:
+            return self.fixed_knee
         per_row = [s / r for r, s in zip(self._rows, self._seconds, strict=True)]
         good_enough = min(per_row) * (1 + KNEE_TOLERANCE)
         return next(r for r, cost in zip(self._rows, per_row, strict=True) if cost <= good_enough)
@@ -94,10 +101,18 @@ class Costs:
     def __init__(self, curves: dict[tuple[str, Hashable], CostCurve] | None = None) -> None:
         """Start from measured curves, or from none."""
         self._curves = dict(curves or {})
+        self._knees: Mapping[str, int] = {}
 
     def add(self, measured: Costs) -> None:
         """Take over what was measured later."""
         self._curves |= measured._curves
+        self.fix_knees(self._knees)
+
+    def fix_knees(self, knees: Mapping[str, int]) -> None:
+        """Batch by these rows, by stage, in place of what the curves say; also those to come."""
+        self._knees = knees
+        for (stage, _), curve in self._curves.items():
+            curve.fixed_knee = knees.get(stage)
 
     def curve(self, stage: str, key: Hashable) -> CostCurve:
         """The curve of a stage (``step`` or ``decode``); a guess where nothing was measured yet."""
@@ -106,6 +121,7 @@ class Costs:
             found = CostCurve(
                 {1: 2 * UNMEASURED_SECONDS, UNMEASURED_KNEE: UNMEASURED_KNEE * UNMEASURED_SECONDS}
             )
+            found.fixed_knee = self._knees.get(stage)
             self._curves[(stage, key)] = found
         return found
 

@@ -51,8 +51,8 @@ _MEMORY_WORDS = ("out of memory", "failed to allocate memory", "bad allocation")
 class LoopStatus:
     """A look at the loop from outside.
 
-    ``queue_seconds`` is the device time reserved for accepted work, ``heartbeat_age`` the seconds
-    since the loop last began a turn.
+    ``queue_seconds`` is the device time reserved for accepted work, ``accepted_seconds`` that of
+    all work ever accepted; ``heartbeat_age`` the seconds since the loop last began a turn.
     """
 
     trajectories: int
@@ -60,6 +60,7 @@ class LoopStatus:
     heartbeat_age: float
     evaluations: dict[str, int]
     alive: bool
+    accepted_seconds: float = 0.0
 
 
 class Loop:
@@ -84,6 +85,7 @@ class Loop:
         self._tickets: dict[int, Ticket] = {}
         self._shares = FairShare()
         self._reserved = 0.0
+        self._accepted = 0.0
         self._changed = threading.Condition()
         self._closing = False
         self._heartbeat = time.monotonic()
@@ -112,7 +114,7 @@ class Loop:
             Unavailable: the loop is closing.
         """
         now = time.monotonic()
-        tickets = [self._ticket(model, job, now) for job in jobs]
+        tickets = [new_ticket(model, job, now) for job in jobs]
         if trail is not None:
             trail.planned = max(ticket.workload.evaluations for ticket in tickets)
         with self._changed:
@@ -130,6 +132,7 @@ class Loop:
                 ticket.watcher, ticket.trail = watcher, trail
                 self._tickets[id(ticket)] = ticket
                 self._reserved += ticket.remaining_work
+                self._accepted += ticket.remaining_work
                 model.live += 1
             self._observer.queued(self._reserved, len(self._tickets))
             self._changed.notify()
@@ -151,6 +154,7 @@ class Loop:
                 heartbeat_age=time.monotonic() - self._heartbeat,
                 evaluations=dict(self._evaluations),
                 alive=self._thread.is_alive(),
+                accepted_seconds=self._accepted,
             )
 
     def close(self, *, drain_seconds: float = 0.0) -> None:
@@ -164,29 +168,6 @@ class Loop:
                 ticket.cancel()
             self._changed.notify_all()
         self._thread.join(timeout=max(1.0, drain_seconds))
-
-    def _ticket(self, model: LoadedModel, job: Job[Any], now: float) -> Ticket:
-        load, curve = model.engine.workload(job), model.costs.curve
-        step, decode = curve("step", load.step), curve("decode", load.decode)
-        part = curve("slice", load.decode) if load.slices else None
-        ticket = Ticket(
-            job=job,
-            model=model,
-            workload=load,
-            submitted=now,
-            deadline=math.inf if job.deadline is None else job.deadline,
-            binding=job.deadline is not None,
-            step_work=step.row_seconds() * load.rows,
-            decode_work=decode.row_seconds(),
-            step_solo=step.seconds(load.rows),
-            decode_solo=decode.seconds(1),
-            slice_work=part.row_seconds() if part else 0.0,
-            slice_solo=part.seconds(1) if part else 0.0,
-            touched=now,
-        )
-        if not ticket.binding:
-            ticket.deadline = now + max(LEAST_DEADLINE, DEADLINE_FACTOR * ticket.remaining_solo)
-        return ticket
 
     def _run(self) -> None:
         while self._turn():
@@ -352,6 +333,31 @@ class Loop:
             ticket.future.set_exception(outcome)
         else:
             ticket.future.set_result(outcome)
+
+
+def new_ticket(model: LoadedModel, job: Job[Any], now: float) -> Ticket:
+    """A job as the loop takes it up, with what it will cost by the model's curves."""
+    load, curve = model.engine.workload(job), model.costs.curve
+    step, decode = curve("step", load.step), curve("decode", load.decode)
+    part = curve("slice", load.decode) if load.slices else None
+    ticket = Ticket(
+        job=job,
+        model=model,
+        workload=load,
+        submitted=now,
+        deadline=math.inf if job.deadline is None else job.deadline,
+        binding=job.deadline is not None,
+        step_work=step.row_seconds() * load.rows,
+        decode_work=decode.row_seconds(),
+        step_solo=step.seconds(load.rows),
+        decode_solo=decode.seconds(1),
+        slice_work=part.row_seconds() if part else 0.0,
+        slice_solo=part.seconds(1) if part else 0.0,
+        touched=now,
+    )
+    if not ticket.binding:
+        ticket.deadline = now + max(LEAST_DEADLINE, DEADLINE_FACTOR * ticket.remaining_solo)
+    return ticket
 
 
 def _trajectories(batch: Sequence[Ticket]) -> list[Trajectory]:

@@ -7,37 +7,48 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
 from services.gateway.settings import GatewaySettings, check_bind
 from services.policies.loading import load
 from services.serving.classifier_policy import policy_factories
 from services.serving.gateway_deployment import GatewayReplica
 from services.serving.pool_deployment import PoolReplica
+from services.serving.request_router import DeviceSecondsRouter
+from services.serving.settings import Autoscaling, Pool
 from services.serving.settings import Deployment as Settings
-from services.serving.settings import Pool
 from services.serving.shared_metrics import environment_of
+from services.serving.tuned import check_tuning
 
 HEALTH_CHECK_PERIOD_SECONDS = 5.0
 HEALTH_CHECK_TIMEOUT_SECONDS = 30.0
+REPORT_PERIOD_SECONDS = 2.0
+"""How often Serve asks a replica for what gateways that have no answers of it should know."""
+QUEUE_POLICY = "services.serving.autoscaling:QueuePolicy"
 RAYS_LOGS = {"encoding": "JSON", "enable_access_log": False}
 """What Serve itself says goes to its session's files; of requests the gateway tells."""
 
 
-def build(args: dict[str, Any]) -> Application:
+def build(args: dict[str, Any], replica: type[PoolReplica] = PoolReplica) -> Application:
     """Build the application from the ``args`` of its entry in the Serve config.
+
+    Args:
+        args: see `services.serving.settings.Deployment`.
+        replica: of each pool apart.
 
     Raises:
         pydantic.ValidationError: an argument is unknown or out of range.
-        InvalidParameter: the gateway would be open to the network without a key, or a policy cannot
-            be used.
+        InvalidParameter: the gateway would be open to the network without a key, or a policy or a
+            model's tuning cannot be used.
     """
     deployment = Settings.model_validate(args)
     settings = GatewaySettings(**deployment.gateway)
     check_bind(settings)
     load(settings.policies.rules, policy_factories(deployment.store))
+    check_tuning(deployment.pools, deployment.store)
     environment = environment_of(deployment)
     handles = {
-        pool.name: _pool(pool, deployment, settings, environment)
+        pool.name: _pool(replica, pool, deployment, settings, environment)
         for pool in deployment.pools
         if pool.placement == "apart"
     }
@@ -57,26 +68,55 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _pool(
-    pool: Pool, deployment: Settings, settings: GatewaySettings, environment: dict[str, str]
+    replica: type[PoolReplica],
+    pool: Pool,
+    deployment: Settings,
+    settings: GatewaySettings,
+    environment: dict[str, str],
 ) -> Application:
     scaling: dict[str, Any] = {"num_replicas": pool.replicas}
     if pool.autoscaling is not None:
-        scaling = {"autoscaling_config": pool.autoscaling.model_dump()}
+        scaling = {"autoscaling_config": _autoscaling(pool.autoscaling)}
     options: dict[str, Any] = {
         "name": pool.name,
         "max_ongoing_requests": pool.max_ongoing_requests,
         "ray_actor_options": _actor([pool], environment),
         "logging_config": RAYS_LOGS,
+        "request_router_config": _router(pool),
         **scaling,
         **_life(pool.drain_seconds),
     }
-    return serve.deployment(**options)(PoolReplica).bind(
+    return serve.deployment(**options)(replica).bind(
         pool.model_dump(),
         sorted(deployment.claimed_elsewhere(pool)),
         deployment.store,
         asdict(settings.image_limits),
-        settings.model_dump(mode="json", include={"log", "tracing", "decoding"}),
+        settings.model_dump(mode="json", include={"log", "tracing", "decoding", "pins"}),
     )
+
+
+def _router(pool: Pool) -> RequestRouterConfig:
+    period = REPORT_PERIOD_SECONDS
+    if pool.routing == "device_seconds":
+        return RequestRouterConfig(
+            request_router_class=DeviceSecondsRouter, request_routing_stats_period_s=period
+        )
+    return RequestRouterConfig(request_routing_stats_period_s=period)
+
+
+def _autoscaling(asked: Autoscaling) -> dict[str, Any]:
+    """In Serve's own words."""
+    found: dict[str, Any] = {
+        "min_replicas": asked.min_replicas,
+        "max_replicas": asked.max_replicas,
+        "look_back_period_s": asked.look_back_seconds,
+        "upscale_delay_s": asked.upscale_delay_seconds,
+        "downscale_delay_s": asked.downscale_delay_seconds,
+    }
+    if asked.queue_target is None:
+        return {**found, "target_ongoing_requests": asked.target_ongoing_requests}
+    own = {"target_queue_seconds": asked.queue_target}
+    return {**found, "policy": {"policy_function": QUEUE_POLICY, "policy_kwargs": own}}
 
 
 def _actor(pools: list[Pool], environment: dict[str, str]) -> dict[str, Any]:

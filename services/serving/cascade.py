@@ -121,6 +121,7 @@ class Cascades(BackendOver):
                 StageTimings(stages.second, second),
             ),
             device_seconds=sum(answer.device_seconds for answer in (first, *answers)),
+            versions={k: v for one in (first, *answers) for k, v in one.versions.items()},
         )
 
     async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
@@ -137,6 +138,7 @@ class Cascades(BackendOver):
         made: dict[int, Item] = {}
         steps: dict[int, int] = {}
         timings, used = Timings(), 0.0
+        versions: dict[str, str] = {}
         with self._stage(stages.first) as trace:
             call_of_first = replace(stages.first, trace=trace)
             async with aclosing(self._backend.stream(call_of_first, watch)) as events:
@@ -145,6 +147,7 @@ class Cascades(BackendOver):
                         made[event.row] = event.item
                     elif isinstance(event, CallFinished):
                         timings, used = event.timings, event.device_seconds
+                        versions |= event.versions
                     else:
                         if isinstance(event, Progress):
                             steps[event.row] = event.steps
@@ -156,6 +159,7 @@ class Cascades(BackendOver):
                 async for row, event in second:
                     if isinstance(event, CallFinished):
                         ends.append(event.timings)
+                        versions |= event.versions
                         used += event.device_seconds
                     elif isinstance(event, RowFinished):
                         yield RowFinished(row, _enlarged(made[row], event.item))
@@ -169,6 +173,7 @@ class Cascades(BackendOver):
             model=call.model,
             timings=_sum(timings, slowest),
             device_seconds=used,
+            versions=versions,
             stages=(
                 StageTimings(stages.first.model, timings),
                 StageTimings(stages.second, slowest),

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -169,6 +168,7 @@ def policy_factories(root: str | None) -> Mapping[str, Factory]:
     Args:
         root: of the user's models; the default store when absent.
     """
-    folder = Path(root) if root else default_root(os.environ)
-    store = Store(folder, catalogs=(CLASSIFIERS, CATALOG), trust=trusted_keys())
+    store = Store(
+        root or default_root(os.environ), catalogs=(CLASSIFIERS, CATALOG), trust=trusted_keys()
+    )
     return MappingProxyType({**BUILT_IN, FAMILY: partial(Classifier, store=store)})

@@ -29,6 +29,8 @@ SWITCHES = {
     # On a busy machine a proxy needs longer than Ray's 5 s to start; it would be killed and begun
     # anew until starting Serve fails.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    # What pools are scaled by is seconds old, not ten.
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
     # One machine: Ray's own services listen on the loopback alone, as they do by default on other
     # systems, and by this, whatever its name says, on Linux.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

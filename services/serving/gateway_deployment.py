@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from services.core.isolated_decoder import decoder_of
 from services.gateway.app import create_app
+from services.gateway.audit_log import AuditLog
 from services.gateway.exchange import InFlight, nowhere
 from services.gateway.settings import GatewaySettings
 from services.jobs.composition import jobs_for
@@ -20,15 +21,19 @@ from services.serving.cascade import Cascades
 from services.serving.classifier_policy import policy_factories
 from services.serving.edge import EDGE_VARIABLE
 from services.serving.handle_backend import HandleBackend
+from services.serving.in_process import InProcessBackend
+from services.serving.keeper import Keeper
 from services.serving.local import local_backend, open_store
 from services.serving.logs import start_logging
 from services.serving.pools import Pools, Route
 from services.serving.process_metrics import ProcessMetrics
 from services.serving.replica_port import stay_on_loopback
-from services.serving.settings import Deployment
+from services.serving.rollouts import RolloutMetrics, Rollouts
+from services.serving.settings import Deployment, Pool
 from services.serving.shared_metrics import SharedMetrics, make_folder
 from services.serving.siblings import withdraw_elsewhere
 from services.serving.tracing import open_tracing
+from services.serving.trials import Trials
 
 
 class GatewayReplica:
@@ -66,23 +71,57 @@ class GatewayReplica:
         ]
         for backend in self._fused:
             backend.preload()
+        self._keepers = [
+            Keeper(backend.registry, open_store(settings.store), pins=self._settings.pins).start()
+            for backend in self._fused
+        ]
+        shelf = open_store(settings.store)
+        self._rollout_metrics = RolloutMetrics(self._registry)
+        self._trials = Trials(shelf, tell=self._tell_of_trial).start()
+        self._shelves: list[InProcessBackend] = []
         by_name = {backend.settings.name: backend for backend in self._fused}
-        self._pools = Pools(
+        pools = Pools(
             [
                 Route(
                     by_name[pool.name]
                     if pool.name in by_name
-                    else HandleBackend(handles[pool.name], pool.name, self._tracing.tracer),
+                    else HandleBackend(
+                        handles[pool.name],
+                        pool.name,
+                        self._tracing.tracer,
+                        self._shelf(pool, settings) if pool.may_sleep else None,
+                    ),
                     frozenset() if pool.takes_the_rest else frozenset(pool.models),
                 )
                 for pool in settings.pools
             ]
         )
 
+        self._backend = Rollouts(
+            pools, shelf.plans, self._trials, self._rollout_metrics, pins=self._settings.pins
+        )
+
+    def _tell_of_trial(self, event: dict[str, Any]) -> None:
+        """Count the end of a trial, and write it down where a log is kept."""
+        self._rollout_metrics.ended(event)
+        if self._settings.audit.enabled:
+            AuditLog(self._settings.audit_folder, self._settings.audit).write(event)
+
+    def _shelf(self, pool: Pool, settings: Deployment) -> InProcessBackend:
+        """What describes the models of a pool that may have no replica; it loads none."""
+        shelf = local_backend(
+            pool,
+            store=open_store(settings.store),
+            elsewhere=settings.claimed_elsewhere(pool),
+            limits=self._settings.image_limits,
+        )
+        self._shelves.append(shelf)
+        return shelf
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve after construction."""
         return create_app(
-            Cascades(self._pools, self._tracing.tracer),
+            Cascades(self._backend, self._tracing.tracer),
             self._settings,
             metrics=SharedMetrics(self._registry),
             in_flight=self._in_flight,
@@ -108,7 +147,10 @@ class GatewayReplica:
 
     async def __del__(self) -> None:
         """Called by Serve once no request is left."""
-        for backend in self._fused:
+        self._trials.close()
+        for keeper in self._keepers:
+            keeper.close()
+        for backend in [*self._fused, *self._shelves]:
             await asyncio.to_thread(backend.close)
         await asyncio.to_thread(self._decoder.close)
         await asyncio.to_thread(self._tracing.close)

@@ -17,12 +17,16 @@ from ray.serve.handle import (
     DeploymentResponseGenerator,
 )
 
-from services.core.backend import PoolStatus
+from services.core.backend import Backend, PoolStatus
 from services.core.errors import QueueFull, Unavailable, from_json
-from services.core.job import Answer, Call, Event, RowFinished, Watch
+from services.core.job import Answer, Call, CallFinished, Event, RowFinished, Watch
 from services.core.model import DocumentKind, ModelInfo
 from services.core.trace_context import carrier_of, child_span
+from services.core.versions import split_version
+from services.serving.call_costs import CallCosts
+from services.serving.errand import Errand
 from services.serving.mailbox import Glimpse, Mailbox
+from services.serving.replica_loads import ReplicaLoads, Sent, unpack_report
 from services.serving.wire import (
     Plain,
     pack_call,
@@ -49,16 +53,33 @@ class HandleBackend:
     """
 
     def __init__(
-        self, handle: DeploymentHandle[Any], name: str, tracer: Tracer | None = None
+        self,
+        handle: DeploymentHandle[Any],
+        name: str,
+        tracer: Tracer | None = None,
+        shelf: Backend | None = None,
     ) -> None:
-        """Reach a pool by its handle; the tracer makes a span of each call to it."""
+        """Reach a pool by its handle.
+
+        Args:
+            handle: to the pool's replicas.
+            name: the pool's.
+            tracer: makes a span of each call.
+            shelf: describes the models of a pool that may have no replica, so that a look at them
+                wakes none. Such a pool is always ready.
+        """
         self._handle, self._name, self._tracer = handle, name, tracer or NoOpTracer()
+        self._shelf = shelf
+        self._costs, self._loads = CallCosts(), ReplicaLoads()
 
     async def run(self, call: Call) -> Answer:
         """See `Backend.run`."""
-        with self._hop(call) as there:
-            packed = pack_call(there)
-            return unpack_outcome(await self._retried(lambda: self._handle.run.remote(packed)))
+        with self._hop(call) as there, self._errand(there) as errand:
+            outcome = await self._retried(lambda: self._handle.run.remote(errand))
+            self._hear(outcome)
+            answer = unpack_outcome(outcome)
+        self._costs.learn(call, answer.device_seconds)
+        return answer
 
     async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
         """See `Backend.stream`. After a replica's death, no image is told twice.
@@ -73,6 +94,8 @@ class HandleBackend:
                 async with aclosing(mailbox.batches()) as batches:
                     async for events in batches:
                         for event in events:
+                            if isinstance(event, CallFinished):
+                                self._costs.learn(call, event.device_seconds)
                             if not isinstance(event, Glimpse):
                                 yield event
             finally:
@@ -81,11 +104,15 @@ class HandleBackend:
 
     async def models(self) -> Sequence[ModelInfo]:
         """See `Backend.models`."""
+        if self._shelf is not None:
+            return [self._as_it_is(info) for info in await self._shelf.models()]
         found = await self._look(self._handle.models.remote)
         return [unpack_model(plain) for plain in found]
 
     async def model(self, name: str) -> ModelInfo:
         """See `Backend.model`."""
+        if self._shelf is not None:
+            return self._as_it_is(await self._shelf.model(name))
         found = await self._look(lambda: self._handle.model.remote(name))
         if "error" in found:
             raise from_json(found["error"])
@@ -93,6 +120,8 @@ class HandleBackend:
 
     async def document(self, name: str, kind: DocumentKind) -> bytes:
         """See `Backend.document`."""
+        if self._shelf is not None:
+            return await self._shelf.document(name, kind)
         found = await self._look(lambda: self._handle.document.remote(name, kind))
         if "error" in found:
             raise from_json(found["error"])
@@ -100,16 +129,26 @@ class HandleBackend:
         return content
 
     async def status(self) -> Sequence[PoolStatus]:
-        """See `Backend.status`. A pool without a replica shows zero of them."""
+        """See `Backend.status`: all replicas together. A pool without one shows zero of them."""
+        asked = self._handle.broadcast("status")
         try:
-            found = await self._look(self._handle.status.remote)
-        except Unavailable:
-            return [PoolStatus(self._name, "apart", 0, (), 0.0, 0, 0.0)]
-        return [unpack_status(plain) for plain in found]
+            answers = await asked.results_async(timeout_s=LOOK_SECONDS, return_exceptions=True)
+        except (RayError, DeploymentUnavailableError, TimeoutError):
+            answers = []
+        told = [answer for answer in answers if not isinstance(answer, BaseException)]
+        return [_together(self._name, [unpack_status(plain) for each in told for plain in each])]
 
     async def ready(self) -> bool:
         """See `Backend.ready`."""
-        return all(status.replicas for status in await self.status())
+        if self._shelf is not None:
+            return True
+        try:
+            return bool(await self._look(self._handle.status.remote))
+        except Unavailable:
+            return False
+
+    def _as_it_is(self, info: ModelInfo) -> ModelInfo:
+        return replace(info, loaded=self._loads.is_loaded(info.id))
 
     @contextmanager
     def _hop(self, call: Call) -> Iterator[Call]:
@@ -120,26 +159,42 @@ class HandleBackend:
         ) as span:
             yield replace(call, trace=carrier_of(span))
 
+    @contextmanager
+    def _errand(self, call: Call) -> Iterator[Errand]:
+        """The call as the router is to see it, counted as long as it is under way."""
+        sent = Sent(split_version(call.model)[0], self._costs.predict(call))
+        try:
+            yield Errand(pack_call(call), sent, self._loads)
+        finally:
+            self._loads.done(sent)
+
+    def _hear(self, plain: Plain) -> None:
+        """Take out of an answer what its replica says of itself."""
+        report = plain.pop("report", None)
+        if report is not None:
+            self._loads.hear(unpack_report(report))
+
     async def _pump(self, call: Call, watch: Watch, mailbox: Mailbox) -> None:
         """Carry every event from a replica into the mailbox, or the error that ended them."""
-        packed = pack_call(call), pack_watch(watch)
         told: set[int] = set()
 
-        async def once() -> None:
+        async def once(errand: Errand) -> None:
             events = cast(
                 "DeploymentResponseGenerator[list[Plain]]",
-                self._handle.options(stream=True).stream.remote(*packed),
+                self._handle.options(stream=True).stream.remote(errand, pack_watch(watch)),
             )
             try:
                 async for batch in events:
                     for plain in batch:
+                        self._hear(plain)
                         _post(plain, mailbox, told)
             except asyncio.CancelledError:
                 events.cancel()
                 raise
 
         try:
-            await self._retried(once)
+            with self._errand(call) as errand:
+                await self._retried(lambda: once(errand))
             mailbox.fail(self._unavailable())  # read only where the events broke off
         except Exception as error:  # noqa: BLE001 - the reader is who has to know
             mailbox.fail(error)
@@ -170,6 +225,19 @@ class HandleBackend:
             f"no replica of pool '{self._name}' is available; it is being restarted",
             retry_after=RETRY_AFTER_SECONDS,
         )
+
+
+def _together(name: str, found: Sequence[PoolStatus]) -> PoolStatus:
+    """What a pool's replicas say, as one."""
+    return PoolStatus(
+        name=name,
+        placement="apart",
+        replicas=len(found),
+        loaded=tuple(sorted({model for each in found for model in each.loaded})),
+        queue_seconds=sum(each.queue_seconds for each in found),
+        trajectories=sum(each.trajectories for each in found),
+        heartbeat_age=max((each.heartbeat_age for each in found), default=0.0),
+    )
 
 
 def _post(plain: Plain, mailbox: Mailbox, told: set[int]) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -39,6 +39,7 @@ from services.core.job import (
 from services.core.model import DocumentKind, ModelInfo
 from services.core.source import ModelSource
 from services.core.trajectory import Result
+from services.core.versions import of_version
 from services.runtime.loop import Loop
 from services.runtime.observer import Observer
 from services.runtime.registry import LoadedModel, Registry
@@ -68,6 +69,7 @@ class PoolSettings:
         max_loaded: models held at once.
         stall_seconds: a loop with work that gives no sign of life for this long is unhealthy.
         drain_seconds: how long accepted work may go on when the replica is told to stop.
+        knees: by model and stage, rows of a batch in place of the measured knee.
     """
 
     name: str = "default"
@@ -78,6 +80,7 @@ class PoolSettings:
     max_loaded: int = 64
     stall_seconds: float = STALL_SECONDS
     drain_seconds: float = 20.0
+    knees: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class InProcessBackend:
@@ -120,6 +123,7 @@ class InProcessBackend:
             only=self.settings.models,
             without=self.settings.elsewhere,
             max_loaded=self.settings.max_loaded,
+            knees=self.settings.knees,
             limits=limits,
             decoder=decoder,
             on_load=on_load,
@@ -140,7 +144,8 @@ class InProcessBackend:
             except BaseException:
                 self.loop.withdraw(tickets)
                 raise
-            return await self._answer(call, finished, followed)
+            answer = await self._answer(call, finished, followed)
+            return replace(answer, versions=_versions(model))
 
     async def stream(self, call: Call, watch: Watch) -> AsyncGenerator[Event, None]:
         """See `Backend.stream`."""
@@ -157,7 +162,7 @@ class InProcessBackend:
             tickets = self.loop.submit(model, jobs, Watcher(mailbox, watch), followed.trail)
             delivery = asyncio.create_task(self._deliver(call, tickets, mailbox, followed))
             try:
-                yield [self._place(tickets)]
+                yield [replace(self._place(tickets), versions=_versions(model))]
                 async with aclosing(mailbox.batches()) as batches:
                     async for found in batches:
                         yield [await self._event(event, model, call.encoding) for event in found]
@@ -178,10 +183,10 @@ class InProcessBackend:
 
     async def model(self, name: str) -> ModelInfo:
         """See `Backend.model`."""
-        found = self.registry.find(name)
+        found = self.registry.serving(name)
         return replace(
             found.info,
-            loaded=name in self.registry.loaded(),
+            loaded=found.ready,
             adapters=tuple(found.engine.adapters()),
             digest=found.fingerprint,
         )
@@ -245,7 +250,7 @@ class InProcessBackend:
     async def _admitted(self, call: Call) -> tuple[LoadedModel, list[Job[Any]]]:
         """The model, loaded, and the call's rows, checked."""
         arrived = time.monotonic()
-        model = await self._load(call.model)
+        model = await self._load(of_version(call.model, call.version))
         deadline = None if call.deadline is None else arrived + call.deadline
         jobs = await self._jobs(model, call, deadline)
         part = self.registry.late_part(model, jobs[0])
@@ -277,7 +282,8 @@ class InProcessBackend:
             timings = [f.timings for f in done]
             slowest = _slowest(timings, sum(t.encode for t in timings))
             used = sum(f.device_seconds for f in done)
-            mailbox.put(CallFinished(call.model, slowest, device_seconds=used))
+            versions = _versions(tickets[0].model)
+            mailbox.put(CallFinished(call.model, slowest, device_seconds=used, versions=versions))
         except Exception as error:  # noqa: BLE001 - the reader is who has to know
             mailbox.fail(error)
         finally:
@@ -295,9 +301,16 @@ class InProcessBackend:
         )
 
     async def _load(self, name: str) -> LoadedModel:
-        if self.registry.find(name).ready:
+        wanted, loop = self.registry.find(name), asyncio.get_running_loop()
+        if wanted.ready:
             return self.registry.load(name)
-        return await asyncio.get_running_loop().run_in_executor(None, self.registry.load, name)
+        standing_in = self.registry.serving(name)
+        if standing_in is wanted or not standing_in.ready:
+            return await loop.run_in_executor(None, self.registry.load, name)
+        if not wanted.begun:
+            wanted.begun = True
+            loop.run_in_executor(None, self.registry.catch_up)
+        return standing_in
 
     async def _jobs(self, model: LoadedModel, call: Call, deadline: float | None) -> list[Job[Any]]:
         def split() -> list[Job[Any]]:
@@ -353,6 +366,10 @@ class InProcessBackend:
         timings = _slowest([f.timings for f in finished], seconds)
         used = sum(f.device_seconds for f in finished)
         return Answer(call.model, items, timings, device_seconds=used)
+
+
+def _versions(model: LoadedModel) -> dict[str, str]:
+    return {model.name: model.fingerprint}
 
 
 def _files(call: Call) -> list[bytes]:

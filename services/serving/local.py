@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 
@@ -43,7 +42,7 @@ def open_store(root: str | None) -> Store:
     Raises:
         InvalidParameter: see `model_store.signing.trusted_keys`.
     """
-    return Store(Path(root) if root else default_root(os.environ), trust=trusted_keys())
+    return Store(root or default_root(os.environ), trust=trusted_keys())
 
 
 def local_backend(
@@ -72,7 +71,10 @@ def local_backend(
     # have their own.
     torch.set_num_threads(1)
     source = StoreSource(
-        store or open_store(None), threads=threads_of(pool), torch_options=pool.torch
+        store or open_store(None),
+        threads=threads_of(pool),
+        torch_options=pool.torch,
+        tuning=pool.tuning,
     )
     return InProcessBackend(
         source,
@@ -86,6 +88,7 @@ def local_backend(
             max_loaded=pool.max_loaded,
             stall_seconds=pool.stall_seconds,
             drain_seconds=pool.drain_seconds,
+            knees={name: tuning.knees for name, tuning in pool.tuning.items()},
         ),
         device=pick_device(pool.device),
         limits=limits,

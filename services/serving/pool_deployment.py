@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from ray import serve
 
 from services.core.errors import AtelierError
 from services.core.images import ImageLimits
@@ -17,10 +19,14 @@ from services.core.isolated_decoder import DecodingSettings, decoder_of
 from services.core.logs import LogSettings, speaking_of
 from services.core.model import DocumentKind
 from services.gateway.tracing_settings import TracingSettings
+from services.serving.autoscaling import OFFERED, QUEUE
 from services.serving.call_spans import CallSpans
+from services.serving.in_process import InProcessBackend
+from services.serving.keeper import Keeper
 from services.serving.local import local_backend, open_store
 from services.serving.logs import start_logging
-from services.serving.process_metrics import ProcessMetrics
+from services.serving.process_metrics import PoolMetrics, ProcessMetrics
+from services.serving.replica_loads import Report, pack_report
 from services.serving.replica_port import stay_on_loopback
 from services.serving.settings import Pool
 from services.serving.shared_metrics import make_folder
@@ -57,7 +63,7 @@ class PoolReplica:
             elsewhere: models that a pool of ``*`` leaves to others.
             store: folder of the user's models.
             limits: for uploaded images.
-            seen: the gateway's settings of ``log``, ``tracing`` and ``decoding``.
+            seen: the gateway's settings of ``log``, ``tracing``, ``decoding`` and ``pins``.
         """
         stay_on_loopback(os.environ)
         make_folder(os.environ)
@@ -65,24 +71,48 @@ class PoolReplica:
         settings = Pool.model_validate(pool)
         self._tracing = open_tracing(os.environ, part=settings.name)
         self._decoder = decoder_of(DecodingSettings(**seen["decoding"]), ImageLimits(**limits))
-        self._backend = local_backend(
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._backend = self._open(
             settings,
-            store=open_store(store),
-            elsewhere=frozenset(elsewhere),
-            limits=ImageLimits(**limits),
-            decoder=self._decoder,
-            metrics=ProcessMetrics(CollectorRegistry()).of_pool(settings.name),
-            spans=CallSpans(self._tracing.tracer, TracingSettings(**seen["tracing"]).step_spans),
+            store,
+            frozenset(elsewhere),
+            ImageLimits(**limits),
+            ProcessMetrics(CollectorRegistry()).of_pool(settings.name),
+            CallSpans(self._tracing.tracer, TracingSettings(**seen["tracing"]).step_spans),
         )
         self._backend.preload()
+        self._keeper = Keeper(
+            self._backend.registry, open_store(store), pins=seen.get("pins")
+        ).start()
+        self._recorded = 0.0, time.monotonic()
+
+    def _open(
+        self,
+        settings: Pool,
+        store: str | None,
+        elsewhere: frozenset[str],
+        limits: ImageLimits,
+        metrics: PoolMetrics,
+        spans: CallSpans,
+    ) -> InProcessBackend:
+        """The engines; a load test puts others in their place."""
+        return local_backend(
+            settings,
+            store=open_store(store),
+            elsewhere=elsewhere,
+            limits=limits,
+            decoder=self._decoder,
+            metrics=metrics,
+            spans=spans,
+        )
 
     async def run(self, call: Plain) -> Plain:
         """One call; a cancelled request reaches it as `asyncio.CancelledError`."""
         try:
             with speaking_of(request_id=call["id"]):
-                return pack_outcome(await self._backend.run(unpack_call(call)))
+                return self._with_report(pack_outcome(await self._backend.run(unpack_call(call))))
         except AtelierError as error:
-            return pack_outcome(error)
+            return self._with_report(pack_outcome(error))
 
     async def stream(self, call: Plain, watch: Plain) -> AsyncGenerator[list[Plain], None]:
         """One call and what happens to it; what happened since the last look travels together."""
@@ -90,9 +120,10 @@ class PoolReplica:
         async with aclosing(batches):
             try:
                 async for events in batches:
-                    yield [pack_event(event) for event in events]
+                    packed = [pack_event(event) for event in events]
+                    yield [*packed[:-1], self._with_report(packed[-1])]
             except AtelierError as error:
-                yield [pack_outcome(error)]
+                yield [self._with_report(pack_outcome(error))]
 
     async def models(self) -> list[Plain]:
         """Every model of the pool."""
@@ -117,6 +148,29 @@ class PoolReplica:
         found = await self._backend.status()
         return [pack_status(replace(status, placement="apart")) for status in found]
 
+    def record_routing_stats(self) -> Plain:
+        """Called by Serve from time to time: what gateways that ask nothing here should know."""
+        return pack_report(self._report())
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve from time to time: what `services.serving.autoscaling` goes by."""
+        status, now = self._backend.loop.status(), time.monotonic()
+        accepted, since = self._recorded
+        self._recorded = status.accepted_seconds, now
+        offered = (status.accepted_seconds - accepted) / max(now - since, 1e-3)
+        return {QUEUE: status.queue_seconds, OFFERED: offered}
+
+    def _report(self) -> Report:
+        return Report(
+            replica=self._name,
+            at=time.monotonic(),
+            queue_seconds=round(self._backend.loop.status().queue_seconds, 3),
+            loaded=self._backend.registry.loading_seconds(),
+        )
+
+    def _with_report(self, plain: Plain) -> Plain:
+        return {**plain, "report": pack_report(self._report())}
+
     def check_health(self) -> None:
         """Called by Serve: a replica whose loop has stalled is replaced.
 
@@ -128,6 +182,7 @@ class PoolReplica:
 
     async def __del__(self) -> None:
         """Called by Serve once no request is left; finish what the loop still holds."""
+        self._keeper.close()
         await asyncio.to_thread(self._backend.close)
         await asyncio.to_thread(self._decoder.close)
         await asyncio.to_thread(self._tracing.close)

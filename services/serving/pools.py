@@ -12,6 +12,7 @@ from services.core.errors import ModelNotFound
 from services.core.job import Answer, Call, Event, Watch
 from services.core.model import DocumentKind, ModelInfo
 from services.core.validation import near
+from services.core.versions import SEPARATOR, split_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Pools:
         try:
             return await self._backend(name).model(name)
         except ModelNotFound as error:
+            if SEPARATOR in name:
+                raise
             known = [info.id for info in await self.models()]
             offers = near(name, known)
             hint = f"; did you mean {' or '.join(offers)}?" if offers else ""
@@ -69,6 +72,7 @@ class Pools:
         return all(await asyncio.gather(*(route.backend.ready() for route in self._routes)))
 
     def _backend(self, model: str) -> Backend:
+        model, _ = split_version(model)
         rest: Backend | None = None
         for route in self._routes:
             if model in route.models:

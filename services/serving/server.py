@@ -88,6 +88,8 @@ def run(
 
     previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     session = _make_session(Path(tempfile.gettempdir()))
+    leftovers.claim(session)
+    leftovers.clear_dead(session.parent)
     lines = LogPipe(session / LOG_PIPE, sys.stderr)
     before = {name: os.environ.get(name) for name in (PIPE_VARIABLE, FORMAT_VARIABLE)}
     os.environ[PIPE_VARIABLE] = str(lines.path)
@@ -169,7 +171,7 @@ def _make_session(parent: Path) -> Path:
     """A new folder for whatever this server and Ray write, in the usual place if it is short."""
     if len(str(parent)) > LONGEST_PARENT and SHORT_PARENT.is_dir():
         parent = SHORT_PARENT
-    return Path(tempfile.mkdtemp(prefix="atelier-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix=leftovers.SESSION_PREFIX, dir=parent))
 
 
 def _stop() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,11 @@ from model_store.networks.opening import (
 )
 from model_store.reading import StoredFiles
 from model_store.store import Store
-from services.core.errors import DocumentNotFound
+from model_store.versions import digest_of
+from services.core.errors import DocumentNotFound, IntegrityFailure
 from services.core.model import DocumentKind
 from services.core.network import Network, OpenedModel
+from services.serving.settings import Tuning
 
 EVERY_OTHER = "*"
 LOOK_SECONDS = 0.2
@@ -48,6 +49,7 @@ class StoreSource:
         threads: the most threads that a network may use on the CPU.
         torch_options: by model, what takes the place of the manifest's own `torch` options; ``*``
             for every model that is not named.
+        tuning: by model, what takes the place of what is measured here or stands in the manifest.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class StoreSource:
         *,
         threads: int,
         torch_options: Mapping[str, TorchOptions] | None = None,
+        tuning: Mapping[str, Tuning] | None = None,
     ) -> None:
         self._store, self._threads = store, threads
         self._torch_options = torch_options or {}
+        self._tuning = tuning or {}
         self._looks: dict[str, _Look] = {}
         self._adapters: ResidentAdapters[Opened] = ResidentAdapters(
             store.limits.resident_adapter_bytes
@@ -77,7 +81,7 @@ class StoreSource:
         if known is not None and known.manifest is manifest:
             fingerprint = known.fingerprint
         else:
-            fingerprint = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+            fingerprint = digest_of(manifest)
         self._looks[name] = _Look(at=now, manifest=manifest, fingerprint=fingerprint)
         return fingerprint
 
@@ -91,14 +95,28 @@ class StoreSource:
     def open(self, name: str, device: torch.device) -> OpenedModel:
         """See `ModelSource.open`."""
         manifest = self._store.get(name)
-        overrides = self._torch_options.get(name, self._torch_options.get(EVERY_OTHER))
+        tuning = self._tuning.get(manifest.id, Tuning())
+        manifest = with_own_defaults(manifest, tuning)
+        threads = min(tuning.threads or self._threads, self._threads)
+        overrides = self._torch_options.get(manifest.id, self._torch_options.get(EVERY_OTHER))
 
         def networks() -> Mapping[str, Network]:
-            return open_model(
-                self._store, name, device, threads=self._threads, overrides=overrides
-            ).networks
+            try:
+                return open_model(
+                    self._store,
+                    name,
+                    device,
+                    threads=threads,
+                    prefer=tuning.export,
+                    overrides=overrides,
+                ).networks
+            except IntegrityFailure:
+                self._store.get(name)  # says so where it was removed meanwhile, files and all
+                raise
 
-        gradients = differentiable_networks(self._store, manifest, device, threads=self._threads)
+        gradients = differentiable_networks(
+            self._store, manifest, device, threads=threads, reference=name
+        )
         read = StoredFiles(self._store, name)
         encoder = prompt_encoder_of(
             manifest, read, self._store.limits, device, torch_options(manifest, overrides)
@@ -108,9 +126,18 @@ class StoreSource:
             self._store,
             manifest,
             device,
-            threads=self._threads,
+            threads=threads,
             resident=self._adapters,
         )
+
+
+def with_own_defaults(manifest: Manifest, tuning: Tuning) -> Manifest:
+    """A manifest with an operator's request defaults over its own, to be checked by its family."""
+    if not tuning.defaults:
+        return manifest
+    own = manifest.options.get("defaults", {})
+    defaults = {**(own if isinstance(own, dict) else {}), **tuning.defaults}
+    return manifest.model_copy(update={"options": {**manifest.options, "defaults": defaults}})
 
 
 class LazyNetworks(Mapping[str, Network]):

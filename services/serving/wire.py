@@ -72,6 +72,7 @@ def unpack_outcome(plain: Plain) -> Answer:
         items=tuple(Item(**item) for item in answer["items"]),
         timings=Timings(**answer["timings"]),
         device_seconds=answer["device_seconds"],
+        versions=answer.get("versions", {}),
     )
 
 

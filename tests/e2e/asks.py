@@ -148,10 +148,14 @@ class Mix:
             wanted["sampler"] = self.source.choice(fitting)
         if model.labels and "label" in fields and name != "likelihood":
             wanted["label"] = self.source.choice(model.labels)
+        if name == "attribute":
+            wanted["channels"] = {"0": 0.5}
+            names = model.limits.get("attributes", [])
+            wanted["attributes"] = {n: self.source.choice([-2.0, 1.5]) for n in names[:1]}
         side = model.resolution[0]
         if name == "outpaint":
             wanted["left"] = side // 4
-        if name == "invert":
+        if name == "invert" and "sampler" in fields:
             fitting = [name for name in WITHOUT_NOISE if name in model.limits["samplers"]]
             wanted["sampler"] = self.source.choice(fitting)
         several = 2 if name in ("reconstruct", "likelihood") else 1

@@ -66,6 +66,7 @@ class Server:
         port: int,
         environment: Mapping[str, str] | None = None,
         expect: str = "/readyz",
+        ready_seconds: float = READY_SECONDS,
     ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         # Directly below the system's: the names of sockets are limited in length.
@@ -86,7 +87,7 @@ class Server:
         )
         self._members: dict[int, Process] = {}
         try:
-            until(lambda: self._answers(expect), "the server is ready", READY_SECONDS)
+            until(lambda: self._answers(expect), "the server is ready", ready_seconds)
         except BaseException as error:
             said = self.said()
             self.destroy()

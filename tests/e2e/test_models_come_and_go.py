@@ -1,12 +1,15 @@
-"""A model that is added is served without a restart; one that is removed is gone."""
+"""A model that is added, changed or removed is so for a running service."""
 
 from __future__ import annotations
 
 import base64
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from tests.e2e.running import ROOT, Server
 
 NAME = "blobs"
 LATENT, SIDE = 6, 12
+PATIENCE_SECONDS = 120.0
 
 
 class Generator(nn.Module):
@@ -77,8 +81,18 @@ def atelier_models(store: Path, *arguments: str) -> None:
     )
 
 
+def changed(server: Server, ask: dict[str, Any], before: str) -> dict[str, Any]:
+    """The first answer of another version; every one until then has to be an answer too."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        answer: dict[str, Any] = server.post("/v1/generate", ask).raise_for_status().json()
+        if answer["digest"] != before:
+            return answer
+    raise TimeoutError("the new version did not take over")
+
+
 def test_an_added_model_is_served_without_a_restart_and_a_removed_one_is_gone(
-    server: Server, store: Path, exported: Path, generator: Generator
+    server: Server, store: Path, exported: Path, generator: Generator, tmp_path: Path
 ):
     z = np.random.default_rng(3).standard_normal(LATENT).astype(np.float32)
     latents = Latents.from_array(z).model_dump()
@@ -88,11 +102,22 @@ def test_an_added_model_is_served_without_a_restart_and_a_removed_one_is_gone(
     try:
         answer = server.post("/v1/generate", ask).raise_for_status().json()
         assert server.models()[NAME]["family"] == "gan"
+        told = yaml.safe_load((exported / "manifest.yaml").read_text())
+        darker = shutil.copytree(exported, tmp_path / "darker")
+        (darker / "manifest.yaml").write_text(yaml.safe_dump(told | {"pixel_range": [-1, 9]}))
+        atelier_models(store, "update", str(darker), "--name", NAME)
+        later = changed(server, ask, answer["digest"])
+        pinned = server.post("/v1/generate", ask | {"model": f"{NAME}@{answer['digest']}"})
     finally:
         atelier_models(store, "remove", NAME)
     with torch.no_grad():
         image = generator(torch.from_numpy(z)[None])[0].permute(1, 2, 0).numpy()
     served = pixels(base64.b64decode(answer["data"][0]["b64_json"])).astype(float)
     assert np.abs(served - (image + 1) / 2 * 255).max() <= 1
+    dark = pixels(base64.b64decode(later["data"][0]["b64_json"])).astype(float)
+    assert np.abs(dark - (image + 1) / 10 * 255).max() <= 1
+    again = pinned.raise_for_status().json()
+    assert again["digest"] == answer["digest"]
+    assert (pixels(base64.b64decode(again["data"][0]["b64_json"])) == served).all()
     assert server.post("/v1/generate", ask).status_code == 404
     assert NAME not in server.models()

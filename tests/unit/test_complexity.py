@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from services.core.complexity import MOST_VALUES, complexity_bits
 from services.core.images import Pixels
+from services.core.residuals import ESCAPE, SCALES, residual_bits
 from services.core.trajectory import Result
 from services.families.likelihood import Complexity, judged
 from tests.engines import some_pixels
@@ -84,6 +86,56 @@ def test_of_two_images_of_one_likelihood_the_simpler_is_the_stranger() -> None:
     assert plain["corrected_anomalous"] is True
     assert noise["corrected_percentile"] > 1
     assert noise["corrected_anomalous"] is False
+
+
+def test_what_codes_leave_out_is_added() -> None:
+    image = some_pixels(1, 8, 8)
+    near = np.clip(image.astype(int) + 3, 0, 255).astype(np.uint8)
+    plain = judgement(image, None).values
+    close, far = (
+        judged(
+            -6 * 16 * math.log(2),  # 16 codes of 6 bits
+            dims=16,
+            kind="exact",
+            terms={},
+            samples=1,
+            std_error=0.0,
+            reference=None,
+            complexity=Complexity(image, None, again),
+        ).values
+        for again in (near, 255 - image)
+    )
+    for found, again in ((close, near), (far, 255 - image)):
+        residual = residual_bits(image, again) / 64
+        assert found["residual_bits_per_dim"] == pytest.approx(residual)
+        expected = 6 * 16 / 64 + residual - found["complexity_bits_per_dim"]
+        assert found["corrected_bits_per_dim"] == pytest.approx(expected)
+        assert found["bits_per_dim"] == pytest.approx(6)
+    assert close["corrected_bits_per_dim"] < far["corrected_bits_per_dim"]
+    assert "residual_bits_per_dim" not in plain
+
+
+def test_a_residual_is_what_the_best_logistic_gives() -> None:
+    image, again = some_pixels(2, 8, 8)[0:1], some_pixels(2, 8, 8)[1:2]
+    image[0, 0, :2] = (0, 255)  # the ends hold what lies beyond them
+    bits = []
+    for scale in SCALES:
+        around = stats.logistic(loc=again.astype(float), scale=scale)
+        above = np.where(image == 255, 1, around.cdf(image + 0.5))
+        below = np.where(image == 0, 0, around.cdf(image - 0.5))
+        bits.append(-np.log2((1 - ESCAPE) * (above - below) + ESCAPE / 256).sum())
+    assert residual_bits(image, again) == pytest.approx(min(bits) + math.log2(len(SCALES)))
+
+
+def test_residuals_are_descriptions_that_can_be_told_apart() -> None:
+    """Kraft's inequality: all images of two values, from any other, share no more than all bits."""
+    values = np.arange(0, 256, 3, dtype=np.uint8)
+    for expected in ((0, 255), (128, 130)):
+        center = np.array(expected, np.uint8)
+        pairs = np.stack(np.meshgrid(values, values), axis=-1).reshape(-1, 2)
+        total = sum(2 ** -residual_bits(pair, center) for pair in pairs)
+        assert total < 1
+    assert residual_bits(np.zeros((1, 8, 8), np.uint8), np.zeros((1, 8, 8), np.uint8)) < 32
 
 
 def test_without_an_image_nothing_is_corrected() -> None:

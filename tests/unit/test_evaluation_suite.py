@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from PIL import Image
 from model_store.evaluation.suite import latents, restorations, samples
 from model_store.evaluation.suite.asking import Subject
 from model_store.evaluation.suite.evaluate import evaluate
-from model_store.evaluation.suite.features import DigitsClassifier, ShapesClassifier
-from model_store.evaluation.suite.held_out import Factor, HeldOut, fitted, read_folder
+from model_store.evaluation.suite.features import (
+    DigitsClassifier,
+    ShapesClassifier,
+)
+from model_store.evaluation.suite.held_out import Factor, HeldOut, Pairs, fitted, read_folder
 from model_store.evaluation.suite.likelihoods import anomalies
 from model_store.evaluation.suite.measured import Evaluation, Measurement
 from model_store.recipes.held_out import SETS, set_of, shrunken_shapes
-from services.core.errors import InvalidImage, InvalidParameter
+from services.core.errors import InvalidImage, InvalidParameter, UnsupportedTask
+from services.core.job import Task
 from services.families import discover
 from services.serving.in_process import InProcessBackend
 from tests.engines import some_pixels
@@ -85,6 +90,54 @@ async def test_a_model_is_asked_for_what_it_offers(backend: InProcessBackend) ->
 async def test_enlargements_stand_beside_bicubic_ones(backend: InProcessBackend) -> None:
     found = values((await evaluated(backend, "super_resolution")).measurements)
     assert {"enlargement_psnr_db", "bicubic_psnr_db", "bicubic_sharpness"} <= found.keys()
+
+
+async def test_a_translation_stands_beside_its_source(backend: InProcessBackend) -> None:
+    told, noise = await subject(backend, "tiny-translation"), some_images(3, 8)
+    pairs = Pairs(noise.images, noise.images.flip(3))
+    real = replace(noise, translations=pairs)
+    found = values((await evaluate(told, real, weights={})).measurements)
+    same = values(restorations.closeness("source", pairs.source, pairs.target, None))
+    assert found.items() >= same.items()
+    made = told.pixels(await told.of_each("", Task.EDIT, pairs.source, operation="translate"))
+    exact = await restorations.translated(told, Pairs(pairs.source, made), None, None)
+    assert values(exact)["translation_psnr_db"] == 100
+    with pytest.raises(UnsupportedTask, match="against pairs"):
+        await evaluate(told, noise, weights={})
+
+
+async def test_noise_of_the_named_strength_is_to_be_taken_away(backend: InProcessBackend) -> None:
+    seen: dict[str, Any] = {}
+
+    class Untouched(Subject):
+        async def of_each(self, *asked: Any, **told: Any) -> Any:
+            seen.update(told, images=asked[2])
+            return asked[2]
+
+        def pixels(self, items: Any) -> Any:
+            return items
+
+    info = replace(await backend.model("tiny-vae"), limits={"noise_standard_deviation": 20.0})
+    idle = Untouched(backend, info, seed=3, report=lambda *_: None)
+    grey = torch.full((16, 1, 32, 32), 128, dtype=torch.uint8)
+    found = values(await restorations.denoised(idle, grey, None))
+    assert seen["operation"] == "denoise"
+    assert seen["images"].float().std() == pytest.approx(20, rel=0.05)
+    assert found["denoised_psnr_db"] == found["noisy_psnr_db"]
+    assert found["noisy_psnr_db"] == pytest.approx(20 * math.log10(255 / 20), abs=0.3)
+    assert found["noise_standard_deviation"] == 20
+
+
+def test_drawings_show_what_their_shapes_show() -> None:
+    pairs, reader = SETS["shapes"](60, 5, (32, 32), 3).translations, ShapesClassifier()
+    assert pairs is not None
+    right = values(restorations.agreement("read", pairs.target, pairs.factors, reader))
+    assert right["read_all_factors"] > 0.9
+    assert right["read"] >= right["read_all_factors"]
+    assert (pairs.source != pairs.target).any()
+    turned = Pairs(pairs.source, pairs.target.roll(1, 0), pairs.factors)
+    wrong = values(restorations.agreement("read", turned.target, turned.factors, reader))
+    assert wrong["read_all_factors"] < 0.1
 
 
 async def test_a_samples_seed_does_not_depend_on_its_call(backend: InProcessBackend) -> None:
@@ -194,6 +247,21 @@ def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path) -> None:
         (tmp_path / f"{i}.png").write_bytes(b"no image")
     with pytest.raises(InvalidImage, match=r"0\.png"):
         read_folder(tmp_path, **size)  # type: ignore[arg-type]
+
+
+def test_pairs_are_files_of_one_name_in_two_folders(tmp_path: Path) -> None:
+    size: Any = {"resolution": (8, 8), "channels": 1, "count": 100}
+    for folder, shade in (("source", 0), ("target", 100)):
+        (tmp_path / folder).mkdir()
+        for i in range(16):
+            Image.new("L", (8, 8), shade + i).save(tmp_path / folder / f"{i:02}.png")
+    found = read_folder(tmp_path, **size)
+    assert found.translations is not None
+    assert torch.equal(found.images, found.translations.target)
+    assert torch.equal(found.translations.source + 100, found.images)
+    (tmp_path / "source" / "03.png").unlink()
+    with pytest.raises(InvalidParameter, match=r"03\.png.*only one"):
+        read_folder(tmp_path, **size)
 
 
 def test_the_built_in_sets_are_always_the_same_and_fit_the_model() -> None:

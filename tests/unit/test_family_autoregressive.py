@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from services.core.errors import EngineFailure, InvalidManifest, InvalidNetwork, InvalidParameter
 from services.core.parameters import Latents
+from services.core.residuals import residual_bits
 from tests.engines import ask, call, carry, evaluated, pixels_of, ready, some_pixels
 from tests.tiny_autoregressive import CODES, SIDE, tiny_autoregressive, tiny_transformer
 
@@ -238,6 +241,24 @@ def test_a_percentile_is_told_only_of_codes_that_were_told_nothing():
     image = some_pixels(3, 8, 8)
     assert ask(engine, "likelihood", images=[image])[0].values["percentile"] is not None
     assert ask(engine, "likelihood", images=[image], prompt="red")[0].values["percentile"] is None
+
+
+def test_a_likelihood_is_corrected_by_what_its_codes_leave_out():
+    engine = ready(tiny_autoregressive(reference_corrected_bits_per_dim=[-9.0, 0.0, 9.0]))
+    image = some_pixels(3, 8, 8)
+    told, untold = (
+        ask(engine, "likelihood", images=[image], **said)[0].values
+        for said in ({"prompt": "red"}, {})
+    )
+    (again,) = ask(engine, "reconstruct", images=[image])
+    assert untold["residual_bits_per_dim"] * image.size == pytest.approx(
+        residual_bits(image, again.pixels)
+    )
+    bits = -untold["log_likelihood"] / math.log(2) / image.size
+    expected = bits + untold["residual_bits_per_dim"] - untold["complexity_bits_per_dim"]
+    assert untold["corrected_bits_per_dim"] == pytest.approx(expected)
+    assert 0 < untold["corrected_percentile"] < 100
+    assert told["corrected_percentile"] is None
 
 
 def test_interpolation_is_refused_with_the_reason(engine):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from model_store.architectures.digit_gan import StridedGenerator
+from model_store.architectures.perceptron_gan import PerceptronGenerator
 from model_store.recipes import digit_gans as gans
 from model_store.recipes.code_agreement import agreement, correlation, ink, slant
 from model_store.recipes.digits_wgan_gp import gradient_penalty
@@ -116,3 +117,30 @@ def test_mode_collapse_is_called_by_name_where_it_shows() -> None:
     assert gans.collapse(metrics(0.9, d3=0.0)).startswith("Mode collapse: the digits 3 come")
     assert gans.collapse(metrics(0.5)).startswith("Mode collapse within digits")
     assert "rarest, 7, makes 5.0%" in gans.collapse(metrics(0.9, d7=0.05))
+
+
+def test_normalisation_between_linear_layers_is_settled_too() -> None:
+    torch.manual_seed(0)
+    generator = PerceptronGenerator(latent=4, hidden=(6,))
+    source = torch.Generator().manual_seed(1)
+    settled = gans.settled(generator, lambda count: {"z": torch.randn(count, 4, generator=source)})
+    expected = settled.layers[0].weight.square().sum(dim=1)
+    assert settled.layers[1].running_var.tolist() == pytest.approx(expected.tolist(), rel=0.1)
+    assert not settled.training
+
+
+def test_a_card_calls_collapse_by_name_between_its_other_limits() -> None:
+    gan = gans.DigitGan(
+        id="digits-tiny-gan",
+        description="Tiny.",
+        summary="Tiny.",
+        training="Short.",
+        limits=(("First.",), ("Last.",)),
+        tags=("tiny",),
+    )
+    card = gans.card(gan, metrics(0.5), "Two steps")
+    first, middle, last = card.limits
+    assert (first, last) == ("First.", "Last.")
+    assert middle.startswith("Mode collapse within digits")
+    assert card.recipe == "model_store.recipes.digits_tiny_gan"
+    assert card.tags == ("gan", "tiny")

@@ -10,7 +10,7 @@ from torch import Tensor
 from model_store.evaluation.suite import latents, likelihoods, restorations, samples
 from model_store.evaluation.suite.asking import Subject
 from model_store.evaluation.suite.features import DOMAINS, Features, ReadsFactors
-from model_store.evaluation.suite.held_out import HeldOut
+from model_store.evaluation.suite.held_out import SOURCE, TARGET, HeldOut
 from model_store.evaluation.suite.measured import Data, Evaluation, Measurement, Unmeasured
 from services.core.errors import UnsupportedTask
 from services.core.network import OpenedModel
@@ -21,6 +21,10 @@ PATHS = 256
 NO_CLASSIFIER = (
     "no built-in classifier knows such images; --features NETWORK.onnx compares them by a network "
     "of yours"
+)
+NO_PAIRS = (
+    f"these images are no pairs; --against FOLDER takes them from FOLDER/{SOURCE} and "
+    f"FOLDER/{TARGET}, two files of one name to a pair"
 )
 
 
@@ -62,6 +66,10 @@ async def evaluate(
         _paths(subject, compare, open_networks, found)
     if subject.offers("reconstruct"):
         found.measurements += await restorations.reconstructed(subject, real.images, compare)
+    if subject.offers("denoise"):
+        found.measurements += await restorations.denoised(subject, real.images, compare)
+    if subject.offers("translate"):
+        await _translation(subject, real, compare, reader, found)
     if subject.offers("super_resolution") and "factor" in subject.info.limits:
         found.measurements += await restorations.enlarged(subject, real.images, compare)
     if subject.offers("likelihood"):
@@ -74,8 +82,8 @@ async def evaluate(
     if not found.measurements:
         raise UnsupportedTask(
             f"nothing can be measured of {subject.info.id}: it offers "
-            f"{', '.join(subject.info.operations)}, of which generate, reconstruct, "
-            "super_resolution, likelihood and encode are measured",
+            f"{', '.join(subject.info.operations)}, of which generate, reconstruct, denoise, "
+            "translate (against pairs), super_resolution, likelihood and encode are measured",
             param="model",
         )
     return Evaluation(
@@ -112,6 +120,20 @@ async def _generation(
         labels = subject.info.labels
         found.measurements += samples.label_accuracy(made, told, labels, real, reader)
     found.measurements += samples.variety(made, real.factors, reader)
+
+
+async def _translation(
+    subject: Subject,
+    real: HeldOut,
+    compare: Features | None,
+    reader: ReadsFactors | None,
+    found: _Found,
+) -> None:
+    pairs = real.translations
+    if pairs is None:
+        found.without("translation", NO_PAIRS)
+        return
+    found.measurements += await restorations.translated(subject, pairs, compare, reader)
 
 
 def _paths(

@@ -17,6 +17,7 @@ from services.core.images import ImageLimits, Pixels
 from services.core.job import Encoding
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SOURCE, TARGET = "source", "target"
 LEAST_IMAGES = 16
 """Fewer say nothing: every measure of neighbours looks at five."""
 
@@ -26,6 +27,21 @@ class Factor(NamedTuple):
 
     values: Sequence[str]
     shown: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Images and what an image-to-image model should make of them, row by row.
+
+    Attributes:
+        source: uint8 ``[n, channels, height, width]``.
+        target: likewise.
+        factors: what the targets show, where it is known.
+    """
+
+    source: Tensor
+    target: Tensor
+    factors: Mapping[str, Factor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +57,7 @@ class HeldOut:
         domain: the built-in classifier that knows such images: ``shapes``, ``digits``,
             ``photographs``, or none.
         others: images of another kind, by a name of their own: what an anomaly is.
+        translations: what a translator is given and should make of it, where there is any.
     """
 
     name: str
@@ -50,10 +67,14 @@ class HeldOut:
     captions: Sequence[str] = ()
     domain: str | None = None
     others: Mapping[str, Tensor] = field(default_factory=dict)
+    translations: Pairs | None = None
 
 
 def read_folder(folder: Path, *, resolution: tuple[int, int], channels: int, count: int) -> HeldOut:
     """The images of a folder and of those below it, evenly chosen where they are too many.
+
+    A folder with folders `SOURCE` and `TARGET` holds translations: pairs of files of one name. Its
+    images are the targets.
 
     Args:
         folder: PNG, JPEG and WebP files, told by their suffix; others are passed over.
@@ -62,7 +83,8 @@ def read_folder(folder: Path, *, resolution: tuple[int, int], channels: int, cou
         count: the most that are read.
 
     Raises:
-        InvalidParameter: it is no folder, or holds fewer than `LEAST_IMAGES` images.
+        InvalidParameter: it is no folder, or holds fewer than `LEAST_IMAGES` images, or a source
+            without a target, or the reverse.
         InvalidImage: a file is none of the formats, too large or broken; it is named.
     """
     if not folder.is_dir():
@@ -71,7 +93,9 @@ def read_folder(folder: Path, *, resolution: tuple[int, int], channels: int, cou
             "built-in set: shapes, digits or photographs",
             param="against",
         )
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    source, target = folder / SOURCE, folder / TARGET
+    paired = source.is_dir() and target.is_dir()
+    files = _files(target if paired else folder)
     if len(files) < LEAST_IMAGES:
         raise InvalidParameter(
             f"'{folder}' holds {len(files)} images ({', '.join(SUFFIXES)}); at least "
@@ -79,8 +103,14 @@ def read_folder(folder: Path, *, resolution: tuple[int, int], channels: int, cou
             param="against",
         )
     places = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
-    pixels = [_read(files[place], resolution, channels) for place in places]
-    return HeldOut(folder.resolve().name, "all", torch.from_numpy(np.stack(pixels)))
+    chosen = [files[place] for place in places]
+    images = _pixels(chosen, resolution, channels)
+    translations = None
+    if paired:
+        _check_pairs(source, target)
+        sources = [source / file.relative_to(target) for file in chosen]
+        translations = Pairs(_pixels(sources, resolution, channels), images)
+    return HeldOut(folder.resolve().name, "all", images, translations=translations)
 
 
 def fitted(images: Tensor, resolution: tuple[int, int], channels: int) -> Tensor:
@@ -95,6 +125,26 @@ def fitted(images: Tensor, resolution: tuple[int, int], channels: int) -> Tensor
 def signed(images: Tensor) -> Tensor:
     """Uint8 images as float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+
+
+def _check_pairs(source: Path, target: Path) -> None:
+    sources, targets = (
+        {file.relative_to(folder) for file in _files(folder)} for folder in (source, target)
+    )
+    if alone := sorted(sources ^ targets):
+        raise InvalidParameter(
+            f"'{alone[0]}' lies in only one of '{source}' and '{target}'; a translation is two "
+            "files of one name, one in each",
+            param="against",
+        )
+
+
+def _pixels(files: Sequence[Path], resolution: tuple[int, int], channels: int) -> Tensor:
+    return torch.from_numpy(np.stack([_read(file, resolution, channels) for file in files]))
 
 
 def _read(file: Path, resolution: tuple[int, int], channels: int) -> Pixels:

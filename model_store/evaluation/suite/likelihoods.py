@@ -24,6 +24,8 @@ from services.core.job import Task
 TOGETHER = 16
 SCORES = {"likelihood": "bits_per_dim", "corrected_likelihood": "corrected_bits_per_dim"}
 """What is higher for stranger images, by the name of its measurement."""
+RESIDUAL = "residual_bits_per_dim"
+"""Of a likelihood of codes, where each code is a dimension: what they leave out of the image."""
 
 
 class Likelihoods(NamedTuple):
@@ -77,7 +79,15 @@ def _bits(rows: Sequence[dict[str, Any]], kind: str) -> list[Measurement]:
     bits = [row["bits_per_dim"] for row in rows]
     error = stdev(bits) / math.sqrt(len(bits)) if len(bits) > 1 else None
     name = {"lower_bound": "bits_per_dim_upper_bound"}.get(kind, "bits_per_dim")
-    return [measurement(name, fmean(bits), deviation=error, images=len(bits), better="lower")]
+    left_out = [row[RESIDUAL] for row in rows if row.get(RESIDUAL) is not None]
+    if not left_out:
+        return [measurement(name, fmean(bits), deviation=error, images=len(bits), better="lower")]
+    return [
+        measurement(
+            "bits_per_code", fmean(bits), deviation=error, images=len(bits), better="lower"
+        ),
+        measurement(RESIDUAL, fmean(left_out), images=len(left_out), better="lower"),
+    ]
 
 
 async def _judged(subject: Subject, what: str, images: Tensor) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""How close a model comes to held-out images: reconstructed, or enlarged again."""
+"""How close a model comes to held-out images: reconstructed, denoised, enlarged, translated."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -10,8 +11,8 @@ from torch import Tensor
 from model_store.evaluation.enlargement import psnr, sharpness, ssim
 from model_store.evaluation.metrics.fidelity import LEAST_SIDE, ms_ssim, perceptual_distance
 from model_store.evaluation.suite.asking import Subject
-from model_store.evaluation.suite.features import Features
-from model_store.evaluation.suite.held_out import signed
+from model_store.evaluation.suite.features import Features, ReadsFactors
+from model_store.evaluation.suite.held_out import Factor, Pairs, signed
 from model_store.evaluation.suite.measured import Measurement, measurement
 from services.core.images import resized
 from services.core.job import Task
@@ -25,6 +26,21 @@ async def reconstructed(
     """Images encoded and decoded again, against themselves."""
     items = await subject.of_each("reconstructions", Task.EDIT, images, operation="reconstruct")
     return closeness("reconstruction", subject.pixels(items), images, features)
+
+
+async def denoised(
+    subject: Subject, images: Tensor, features: Features | None
+) -> list[Measurement]:
+    """Images with the noise that the model names taken away again; the noisy ones beside them."""
+    std = float(subject.info.limits["noise_standard_deviation"])
+    draws = torch.randn(images.shape, generator=torch.Generator().manual_seed(subject.seed))
+    noisy = (images + std * draws).round().clamp(0, 255).byte()
+    items = await subject.of_each("denoised images", Task.EDIT, noisy, operation="denoise")
+    return [
+        measurement("noise_standard_deviation", std, images=len(images)),
+        *closeness("denoised", subject.pixels(items), images, features),
+        *closeness("noisy", noisy, images, features),
+    ]
 
 
 async def enlarged(
@@ -42,6 +58,51 @@ async def enlarged(
         *closeness("enlargement", subject.pixels(items), images, features),
         *closeness("bicubic", plain, images, features),
     ]
+
+
+async def translated(
+    subject: Subject, pairs: Pairs, features: Features | None, reader: ReadsFactors | None
+) -> list[Measurement]:
+    """Translations against what they should be, and the sources beside them.
+
+    Where it is known what the targets show, also whether the translations are read alike.
+    """
+    items = await subject.of_each("translations", Task.EDIT, pairs.source, operation="translate")
+    made = subject.pixels(items)
+    found = [
+        *closeness("translation", made, pairs.target, features),
+        *closeness("source", pairs.source, pairs.target, features),
+    ]
+    if reader is not None and pairs.factors:
+        name = f"translation_agreement_{reader.described.name}"
+        found += agreement(name, made, pairs.factors, reader)
+        shown = agreement(
+            f"target_agreement_{reader.described.name}", pairs.target, pairs.factors, reader
+        )
+        found.append(shown[1])
+    return found
+
+
+def agreement(
+    name: str, images: Tensor, factors: Mapping[str, Factor], reader: ReadsFactors
+) -> list[Measurement]:
+    """Shares of factors that are read as they should be: of all, of images in all, and of each.
+
+    Args:
+        name: metrics begin with it.
+        images: uint8 ``[n, channels, height, width]``.
+        factors: what each row should show.
+        reader: says what an image shows.
+    """
+    read = reader.read(images)
+    right = {name: (read[name] == shown).double() for name, (_, shown) in factors.items()}
+    every = torch.stack(list(right.values()))
+    found = {
+        name: every.mean(),
+        f"{name}_all_factors": every.amin(dim=0).mean(),
+        **{f"{name}_{factor}": hits.mean() for factor, hits in right.items()},
+    }
+    return [measurement(n, float(v), images=len(images), better="higher") for n, v in found.items()]
 
 
 def shrunken(images: Tensor, factor: int) -> Tensor:

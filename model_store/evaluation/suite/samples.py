@@ -22,6 +22,7 @@ from model_store.evaluation.suite.asking import Subject
 from model_store.evaluation.suite.features import Features, ReadsFactors
 from model_store.evaluation.suite.held_out import Factor, HeldOut, signed
 from model_store.evaluation.suite.measured import Measurement, measurement
+from model_store.evaluation.suite.restorations import agreement
 
 PIXELS = "pixels"
 SPLITS = 10
@@ -126,20 +127,9 @@ def prompt_agreement(samples: Tensor, real: HeldOut, reader: ReadsFactors) -> li
         real: whose captions the prompts are.
         reader: says what an image shows.
     """
-    read, count = reader.read(samples), len(samples)
-    name = f"prompt_agreement_{reader.described.name}"
-    rows = torch.arange(count) % len(real.captions)
-    right = {
-        factor: (read[factor] == shown[rows]).double()
-        for factor, (_, shown) in real.factors.items()
-    }
-    every = torch.stack(list(right.values()))
-    found = {
-        name: every.mean(),
-        f"{name}_all_factors": every.amin(dim=0).mean(),
-        **{f"{name}_{factor}": hits.mean() for factor, hits in right.items()},
-    }
-    return [measurement(n, float(v), images=count, better="higher") for n, v in found.items()]
+    rows = torch.arange(len(samples)) % len(real.captions)
+    factors = {name: Factor(values, shown[rows]) for name, (values, shown) in real.factors.items()}
+    return agreement(f"prompt_agreement_{reader.described.name}", samples, factors, reader)
 
 
 def label_accuracy(

@@ -183,11 +183,12 @@ class AutoregressiveEngine(Engine):
         kind = batch[0].workload.decode
         if kind == "codes":
             return [encoding(t, self.options) for t in batch]
-        if kind == "likelihood":
-            return [likelihood(t, self.options) for t in batch if isinstance(t, Writing)]
         codes = torch.stack([t.x for t in batch]).to(self.device)
         pixels = to_pixels(self.code_decoder(codes=codes)["image"], self.model.pixel_range)
-        return [drawing(t, image) for t, image in zip(batch, pixels, strict=True)]
+        pairs = zip(batch, pixels, strict=True)
+        if kind == "likelihood":
+            return [likelihood(t, self.options, i) for t, i in pairs if isinstance(t, Writing)]
+        return [drawing(t, image) for t, image in pairs]
 
     def preview(self, trajectory: Trajectory) -> Pixels | None:
         """Every code that is known as the one colour that it mostly stands for."""

@@ -56,6 +56,7 @@ class AutoregressiveOptions(Options):
         labels: of a model that is told a label; with neither it is told nothing.
         defaults: see there.
         reference_log_likelihoods: ascending quantiles, in nats of an image's codes, told nothing.
+        reference_corrected_bits_per_dim: the same of corrected bits per dimension of the image.
     """
 
     codes: Annotated[int, Field(ge=2, le=MAX_CODES)]
@@ -64,6 +65,7 @@ class AutoregressiveOptions(Options):
     labels: Annotated[list[str], Field(min_length=1)] | None = None
     defaults: Defaults = Defaults()
     reference_log_likelihoods: list[float] | None = None
+    reference_corrected_bits_per_dim: list[float] | None = None
 
     @model_validator(mode="after")
     def _one_condition(self) -> Self:

@@ -11,7 +11,7 @@ from services.core.parameters import Latents
 from services.core.trajectory import Result, Trajectory
 from services.families.autoregressive.flight import Writing
 from services.families.autoregressive.options import AutoregressiveOptions
-from services.families.likelihood import judged
+from services.families.likelihood import Complexity, judged
 
 
 def drawing(trajectory: Trajectory, image: Pixels) -> Result:
@@ -31,8 +31,14 @@ def encoding(trajectory: Trajectory, options: AutoregressiveOptions) -> Result:
     return Result(values={"latents": latents, "kind": "codes"})
 
 
-def likelihood(row: Writing, options: AutoregressiveOptions) -> Result:
-    """The exact log-likelihood of an image's codes, with a term for each level."""
+def likelihood(row: Writing, options: AutoregressiveOptions, again: Pixels) -> Result:
+    """The exact log-likelihood of an image's codes, with a term for each level.
+
+    Args:
+        row: whose codes are all read.
+        options: of the model.
+        again: the image that its codes stand for.
+    """
     parts = row.log_probabilities.split([level.cells for level in options.levels])
     terms = {
         level.name: float(part.sum()) for level, part in zip(options.levels, parts, strict=True)
@@ -46,4 +52,7 @@ def likelihood(row: Writing, options: AutoregressiveOptions) -> Result:
         samples=1,
         std_error=0.0,
         reference=options.reference_log_likelihoods if untold else None,
+        complexity=Complexity(
+            row.job.images[0], options.reference_corrected_bits_per_dim if untold else None, again
+        ),
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.core.vocabulary import Vocabulary
+from services.families.diffusion.parameters import GuidanceInterval
 from services.families.latent import Options
 from services.families.likelihood import ReferenceSettings
 from services.sampling.denoiser import PredictionType
@@ -35,12 +36,14 @@ class LatentSpace(_Strict):
 class Defaults(_Strict):
     """Settings of a request that names none.
 
-    ``sigma_schedule`` holds for every sampler that takes one.
+    ``sigma_schedule`` holds for every sampler that takes one. A request that gives
+    ``guidance_interval`` as null is guided all the way.
     """
 
     sampler: SamplerName = "dpmpp_2m"
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
     guidance_scale: Annotated[float, Field(ge=0, le=50)] = 3.0
+    guidance_interval: GuidanceInterval | None = None
     sigma_schedule: SigmaSchedule | None = None
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
-    field_validator,
     model_validator,
 )
 
@@ -37,6 +37,20 @@ Label = Annotated[
     int | Annotated[str, StringConstraints(max_length=200)] | None,
     Field(description="For models of labels: one of them, by name or index; none if absent."),
 ]
+
+
+def _begins_before_it_ends(interval: list[float]) -> list[float]:
+    if interval[0] >= interval[1]:
+        raise ValueError("the start must lie before the end")
+    return interval
+
+
+GuidanceInterval = Annotated[
+    list[Annotated[float, Field(ge=0, le=1)]],
+    Field(min_length=2, max_length=2),
+    AfterValidator(_begins_before_it_ends),
+]
+"""Where on the way from noise to image, as shares of it, guidance is on."""
 
 
 class Conditioned(Parameters):
@@ -106,12 +120,11 @@ class Guided(Conditioned):
     ) = None
     guidance_interval: (
         Annotated[
-            list[Annotated[float, Field(ge=0, le=1)]],
+            GuidanceInterval,
             Field(
-                min_length=2,
-                max_length=2,
                 description="[start, end] as shares of the way from noise to image; outside of it "
-                "the scale is 1, at half the cost.",
+                "the scale is 1, at half the cost. Where a model has a default, null asks for the "
+                "whole way.",
             ),
         ]
         | None
@@ -148,13 +161,6 @@ class Guided(Conditioned):
         ]
         | None
     ) = None
-
-    @field_validator("guidance_interval")
-    @classmethod
-    def _begins_before_it_ends(cls, interval: list[float] | None) -> list[float] | None:
-        if interval is not None and interval[0] >= interval[1]:
-            raise ValueError("the start must lie before the end")
-        return interval
 
 
 class Sampled(Guided, Adapted):

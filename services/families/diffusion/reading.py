@@ -164,7 +164,7 @@ class Reader:
         )
 
     def _guidance(self, parameters: Sampled) -> Guidance:
-        guidance = guidance_of(parameters, self._options.defaults.guidance_scale)
+        guidance = guidance_of(parameters, self._options.defaults)
         # Without a condition both branches would hear the same.
         return guidance if self._conditioner.branches else guidance.unscaled()
 

@@ -11,6 +11,7 @@ from services.core.adaptation import ScaledLora
 from services.core.errors import InvalidParameter
 from services.families.diffusion.adapters import Control
 from services.families.diffusion.classifier import Target
+from services.families.diffusion.options import Defaults
 from services.families.diffusion.parameters import Conditioned, Interpolate, Invert, Sampled
 from services.sampling.guidance import Guidance
 from services.sampling.interpolation import lerp
@@ -122,14 +123,18 @@ def spoken(parameters: Conditioned) -> tuple[Words, ...]:
     return tuple(Words(one.prompt, param="prompts") for one in prompts)
 
 
-def guidance_of(parameters: Sampled, default_scale: float) -> Guidance:
-    """The guidance that a request asks for.
+def guidance_of(parameters: Sampled, defaults: Defaults) -> Guidance:
+    """The guidance that a request asks for, or leaves to the model's defaults.
 
     Raises:
         InvalidParameter: the unguided branch is to be dropped where it cannot be.
     """
-    scale = default_scale if parameters.guidance_scale is None else parameters.guidance_scale
-    start, end = parameters.guidance_interval or (0.0, 1.0)
+    asked = parameters.guidance_scale
+    scale = defaults.guidance_scale if asked is None else asked
+    interval = parameters.guidance_interval
+    if "guidance_interval" not in parameters.model_fields_set:
+        interval = defaults.guidance_interval
+    start, end = interval or (0.0, 1.0)
     composed = parameters.prompts
     guidance = Guidance(
         scale=scale,

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from services.core.engine import Engine
+from services.core.errors import InvalidManifest
+from services.core.images import Pixels
 from services.core.job import Call, Job
 from services.core.labels import label_index
 from services.core.model import Conditioning, ModelInfo
@@ -20,7 +22,8 @@ from services.core.pixels import to_pixels
 from services.core.trajectory import Result, Trajectory, Workload
 from services.families.gan import parameters as asked
 from services.families.gan.codes import CodesSpec, TraverseCodes, traverse_codes
-from services.families.gan.readings import ENCODER, GIVES, RECOGNITION, Readers
+from services.families.gan.growth import FINEST, GrowthSpec
+from services.families.gan.readings import CRITIC, ENCODER, GIVES, RECOGNITION, Readers
 from services.families.latent import (
     Frames,
     LatentSpec,
@@ -46,6 +49,7 @@ class GanOptions(Options):
     latent: LatentSpec | None = None
     labels: tuple[str, ...] = ()
     codes: CodesSpec | None = None
+    growth: GrowthSpec | None = None
     reference_realness: list[float] | None = None
 
 
@@ -53,7 +57,8 @@ class GanEngine(Engine):
     """``image = G(z)``, with a label or codes where the generator takes them.
 
     A manifest may name an ``encoder`` (VAE-GAN), a ``recognition`` network (InfoGAN's Q) and a
-    ``critic`` beside the generator.
+    ``critic`` beside the generator. A generator that grew gives the image at every resolution of
+    its growth, and a request chooses.
     """
 
     family: ClassVar[str] = "gan"
@@ -63,17 +68,19 @@ class GanEngine(Engine):
         told: list[Conditioning] = ["label"] if self.options.labels else []
         told += ["codes"] if self.options.codes else []
         codes = self.options.codes.limits() if self.options.codes else {}
+        growth = self.options.growth.limits() if self.options.growth else {}
         return self.model_info(
             conditioning=tuple(told) or ("none",),
             likelihood="none",
             labels=self.options.labels,
-            limits=latent_limits(self.options.latent) | codes,
+            limits=latent_limits(self.options.latent) | codes | growth,
         )
 
     def read_options(self) -> None:
         """See `Engine.read_options`."""
         self.options = GanOptions.read(self.model.id, self.model.options)
         self.has_encoder = ENCODER in self.model.networks
+        self._check_growth()
         self._operations = self._offered()
 
     def setup(self) -> None:
@@ -83,7 +90,9 @@ class GanEngine(Engine):
         if self.options.codes:
             inputs += ["category"]
             inputs += ["continuous"] if self.options.codes.continuous else []
-        self.generator: Network = self.model.network("generator", inputs=inputs, outputs=["image"])
+        growth = self.options.growth
+        outputs = growth.outputs if growth else [FINEST]
+        self.generator: Network = self.model.network("generator", inputs=inputs, outputs=outputs)
         self.shape = self.latent_shape(
             self.options.latent.shape if self.options.latent else None, self.generator.inputs["z"]
         )
@@ -112,6 +121,8 @@ class GanEngine(Engine):
             check_frames(call, parameters)
         if isinstance(parameters, LatentTraversal):
             check_traversal(call, parameters)
+        if self.options.growth and hasattr(parameters, "alpha"):
+            self.options.growth.check_fade(parameters)
         label = getattr(parameters, "label", None)
         if label is not None:
             self._label_index(label)
@@ -146,19 +157,39 @@ class GanEngine(Engine):
         inputs = {"z": torch.stack([t.x for t in batch]).to(self.device)}
         for name in batch[0].condition:
             inputs[name] = torch.stack([t.condition[name] for t in batch]).to(self.device)
-        images = self.generator(**inputs)["image"]
-        pixels = to_pixels(images, self.model.pixel_range)
+        pixels = self._pixels(self.generator(**inputs), batch)
         scores = self.readers.realness(pixels)
         return [
             Result(image, {**self._values(t), **score})
             for t, image, score in zip(batch, pixels, scores, strict=True)
         ]
 
+    def _pixels(self, given: Mapping[str, Tensor], batch: Sequence[Trajectory]) -> list[Pixels]:
+        growth, pixel_range = self.options.growth, self.model.pixel_range
+        if growth is None:
+            return to_pixels(given[FINEST], pixel_range)
+        return [
+            to_pixels(growth.shown(given, row, t.job.parameters), pixel_range)[0]
+            for row, t in enumerate(batch)
+        ]
+
+    def _check_growth(self) -> None:
+        growth = self.options.growth
+        if growth is None:
+            return
+        growth.check(self.model.id, self.model.resolution)
+        if CRITIC in self.model.networks:
+            raise InvalidManifest(
+                f"the manifest of '{self.model.id}' has growth and a critic; a critic judges "
+                "images of one size, those of a growth have several"
+            )
+
     def _offered(self) -> dict[str, type[Parameters]]:
         """The operations of a model with these options and networks."""
         codes = self.options.codes
         told = dict(asked.LABEL_FIELDS) if self.options.labels else {}
         told |= codes.fields() if codes else {}
+        told |= self.options.growth.fields() if self.options.growth else {}
         traverse: type[asked.Traverse] = asked.Traverse
         if codes is not None:
             traverse = traverse_codes(codes)

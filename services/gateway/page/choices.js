@@ -63,6 +63,53 @@ function completingLabels(field, id, onchange) {
   };
 }
 
+/** A slider is no good past this; larger amounts can be typed. */
+const USUAL_AMOUNT = 3;
+
+/** A number for each of some names; those at zero are left out. */
+export function amountsWidget(field, id, onchange) {
+  const rows = field.choices.map((name) => {
+    const [number, slider] = amount(name, field, onchange);
+    return { name, number, slider, element: h("label.amount", {}, h("span", {}, name.replaceAll("_", " ")), slider, number) };
+  });
+  const input = h("div.amounts", { id, role: "group", "aria-labelledby": `${id}-label` }, rows.map(({ element }) => element));
+  return {
+    input,
+    isGroup: true,
+    clears: true,
+    get: () => {
+      const given = rows.filter(({ number }) => Number(number.value)).map(({ name, number }) => [name, Number(number.value)]);
+      return given.length ? Object.fromEntries(given) : undefined;
+    },
+    set: (value) => {
+      for (const { name, number, slider } of rows) {
+        number.value = Number.isFinite(value?.[name]) ? String(value[name]) : "";
+        slider.value = number.value || 0;
+      }
+    },
+    problem: () => rows.map(({ number }) => number.validationMessage).find(Boolean) ?? "",
+  };
+}
+
+function amount(name, { minimum, maximum }, onchange) {
+  const number = h("input.number", { type: "number", step: "any", min: minimum, max: maximum, placeholder: 0, "aria-label": name, oninput: () => changed(slider, number.value || 0) });
+  const slider = h("input", {
+    type: "range",
+    min: Math.max(minimum, -USUAL_AMOUNT),
+    max: Math.min(maximum, USUAL_AMOUNT),
+    step: 0.1,
+    value: 0,
+    tabindex: -1,
+    "aria-hidden": "true",
+    oninput: () => changed(number, slider.value),
+  });
+  const changed = (other, value) => {
+    other.value = value;
+    onchange();
+  };
+  return [number, slider];
+}
+
 /** Each factor of a caption as a choice of its own. */
 export function factorsWidget(field, id, onchange) {
   const selects = Object.entries(field.factors).map(([name, values]) => [

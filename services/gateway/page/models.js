@@ -10,6 +10,7 @@ const FAMILIES = {
   diffusion: "Diffusion",
   flow: "Normalizing flow",
   gan: "GAN",
+  stylegan: "Style-based GAN",
   vae: "Variational autoencoder",
   autoregressive: "Autoregressive",
   super_resolution: "Super-resolution",

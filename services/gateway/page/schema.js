@@ -5,7 +5,7 @@
  * @property {string} name as the API calls it.
  * @property {string} title for people.
  * @property {string} description
- * @property {"text"|"integer"|"number"|"seed"|"boolean"|"choice"|"label"|"factors"|"pair"|"json"} kind
+ * @property {"text"|"integer"|"number"|"seed"|"boolean"|"choice"|"label"|"factors"|"pair"|"amounts"|"json"} kind
  * @property {any} initial what the model takes where nothing is said; null where it decides itself.
  * @property {number} [minimum]
  * @property {number} [maximum]
@@ -18,11 +18,12 @@
  */
 
 /** Fields that a form never shows: they are chosen elsewhere, or are no matter for typing. */
-const ELSEWHERE = new Set(["latents", "model", "operation"]);
+const ELSEWHERE = new Set(["latents", "latent_space", "model", "operation"]);
 
 /** What is shown first, in this order; all else is folded away. */
 const PRIMARY = [
-  "prompt", "end_prompt", "source_prompt", "negative_prompt", "label", "strength", "steps",
+  "prompt", "end_prompt", "source_prompt", "negative_prompt", "label", "attributes", "attribute", "layer",
+  "strength", "steps",
   "guidance_scale", "sampler", "truncation", "temperature", "samples", "method",
   "left", "top", "right", "bottom", "canvas", "seed", "n",
 ];
@@ -52,6 +53,7 @@ function place({ name }) {
 /** Families share one schema; what a model cannot use is not offered. */
 function isMeant(name, model) {
   if (OF_TEXT.has(name)) return model.conditioning.includes("text") && (name !== "factors" || Boolean(model.limits.factors));
+  if (name === "attributes" || name === "attribute") return Boolean(model.limits.attributes?.length);
   if (name === "label" || name === "classifier_scale") return model.labels.length > 0;
   if (name === "adapters") return has(model, "lora");
   if (name === "control") return has(model, "controlnet");
@@ -95,6 +97,10 @@ function kindOf(name, main, options, model) {
   const isPair = main.type === "array" && main.minItems === 2 && main.maxItems === 2;
   if (isPair && ["number", "integer"].includes(main.items?.type)) {
     return { kind: "pair", minimum: main.items.minimum, maximum: main.items.maximum };
+  }
+  if (main.propertyNames?.enum && main.additionalProperties?.type === "number") {
+    const { minimum, maximum } = main.additionalProperties;
+    return { kind: "amounts", choices: main.propertyNames.enum, minimum, maximum };
   }
   return { kind: "json" };
 }

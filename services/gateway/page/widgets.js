@@ -1,6 +1,6 @@
 /** One widget for each kind of field. */
 
-import { choiceWidget, factorsWidget, labelWidget } from "./choices.js";
+import { amountsWidget, choiceWidget, factorsWidget, labelWidget } from "./choices.js";
 import { h, icon } from "./components/dom.js";
 
 /**
@@ -36,6 +36,7 @@ const KINDS = {
   label: labelWidget,
   factors: factorsWidget,
   pair: pairWidget,
+  amounts: amountsWidget,
   json: jsonWidget,
 };
 

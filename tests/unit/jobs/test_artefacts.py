@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -60,6 +61,18 @@ async def test_a_disk_that_takes_nothing_is_an_outage(tmp_path: Path) -> None:
     (tmp_path / "jobs").write_text("a file where the folder should be")
     with pytest.raises(Unavailable):
         await ArtefactStore(str(tmp_path / "jobs")).put(JOB, "a", b"x")
+
+
+async def test_what_did_not_fit_takes_no_room(store: ArtefactStore, tmp_path: Path) -> None:
+    await store.put(JOB, "000000-1.png", b"small")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # the system says: file too large
+    try:
+        with pytest.raises(Unavailable):
+            await store.put(JOB, "000001-1.png", b"x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.name for p in (tmp_path / "jobs" / JOB).iterdir()] == ["000000-1.png"]
 
 
 def test_no_two_attempts_share_a_name() -> None:

@@ -20,11 +20,18 @@ const MOST_PICTURES = 2;
 const WORDS = {
   reconstruct: "Encodes the image and decodes it again: what is lost, the model cannot say.",
   invert: "Carries the image to noise and back under another prompt.",
+  attribute: "Moves an image along attributes that the model learned: one of a seed, or yours.",
   denoise: "Takes the noise out of the image.",
   super_resolution: "Makes the image larger, with detail that the model supplies.",
   traverse: "Moves one number of the latent, or one code, and keeps the rest.",
   translate: "Turns the image into one of another kind.",
 };
+
+const BY_DESCENT = "Looks for the latents whose image comes closest to yours, step by step.";
+
+function wordsOf(operation, model) {
+  return operation === "invert" && model.family === "stylegan" ? BY_DESCENT : WORDS[operation];
+}
 
 /** @returns {string[]} */
 function others(model) {
@@ -75,7 +82,7 @@ function operationView(context, operation) {
   const painter = schema["x-mask"] ? new Painter(width, height) : null;
   const form = operationForm(context, operation);
   const results = new BeforeAfter(context, {
-    empty: `${WORDS[operation] ?? schema.description?.split("\n")[0] ?? ""} ${takes}`.trim(),
+    empty: `${wordsOf(operation, model) ?? schema.description?.split("\n")[0] ?? ""} ${takes}`.trim(),
     easel: painter?.element,
     reuse: (made) => pictures[0]?.set(made),
   });
