@@ -96,12 +96,11 @@ def _pool(
 
 
 def _router(pool: Pool) -> RequestRouterConfig:
-    period = REPORT_PERIOD_SECONDS
+    """In Serve's own words."""
+    config: dict[str, Any] = {"request_routing_stats_period_s": REPORT_PERIOD_SECONDS}
     if pool.routing == "device_seconds":
-        return RequestRouterConfig(
-            request_router_class=DeviceSecondsRouter, request_routing_stats_period_s=period
-        )
-    return RequestRouterConfig(request_routing_stats_period_s=period)
+        config["request_router_class"] = DeviceSecondsRouter
+    return RequestRouterConfig(**config)
 
 
 def _autoscaling(asked: Autoscaling) -> dict[str, Any]:

@@ -34,8 +34,8 @@ def draw_front(result: Result, target: Path) -> None:
         )
     for name, color in groups.items():
         if places[name]:
-            across, up = zip(*places[name], strict=True)
-            axes.scatter(across, up, c=color, label=name, zorder=3)
+            every_x, every_y = zip(*places[name], strict=True)
+            axes.scatter(every_x, every_y, c=color, label=name, zorder=3)
     across, up = _place(objectives, result.base, 0)
     axes.scatter(across, up, marker="x", c="black", label="the defaults")
     if result.chosen is not None:
