@@ -170,4 +170,4 @@ class SleepingReplica(PoolReplica):
 
 def build(args: dict[str, Any]) -> Application:
     """As `services.serving.app.build`, with `SleepingReplica` in every pool apart."""
-    return app.build(args, SleepingReplica)
+    return app.built_of(args, SleepingReplica)

@@ -29,8 +29,16 @@ RAYS_LOGS = {"encoding": "JSON", "enable_access_log": False}
 """What Serve itself says goes to its session's files; of requests the gateway tells."""
 
 
-def build(args: dict[str, Any], replica: type[PoolReplica] = PoolReplica) -> Application:
+def build(args: dict[str, Any]) -> Application:
     """Build the application from the ``args`` of its entry in the Serve config.
+
+    Raises: see `built_of`.
+    """
+    return built_of(args, PoolReplica)
+
+
+def built_of(args: dict[str, Any], replica: type[PoolReplica]) -> Application:
+    """The application of `build`, with another class for the replicas of its pools apart.
 
     Args:
         args: see `services.serving.settings.Deployment`.

@@ -9,14 +9,21 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from ray.serve._private.replica_result import ReplicaResult  # in a public method's signature
-from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve._private.common import RequestMetadata  # in methods' signatures, as the next is
+from ray.serve._private.replica_result import ReplicaResult
+from ray.serve.request_router import (
+    FIFOMixin,
+    PendingRequest,
+    ReplicaID,
+    RequestRouter,
+    RunningReplica,
+)
 
 from services.serving.errand import Errand
 from services.serving.replica_loads import ReplicaLoads, unpack_report
 
 
-class DeviceSecondsRouter(RequestRouter):
+class DeviceSecondsRouter(FIFOMixin, RequestRouter):
     """Sends each call where the least device time is queued, its model's loading included.
 
     What is no `services.serving.errand.Errand`, such as a question about a model, goes to the one
@@ -43,6 +50,19 @@ class DeviceSecondsRouter(RequestRouter):
         # Counted at once: whoever chooses next must not wait until the replica has confirmed.
         errand.loads.assign(errand.sent, ranked[0])
         return [[self._by_name[name]] for name in ranked]
+
+    def _get_pending_request_matching_metadata(
+        self, request_metadata: RequestMetadata | None = None
+    ) -> PendingRequest | None:
+        """The call that a replica was chosen for, so that it gets that replica.
+
+        Ray's own match is by the id of the HTTP request, which two calls of one request share: the
+        second would wait for ever.
+        """
+        for pending in self._pending_requests_to_fulfill:
+            if pending.metadata is request_metadata and not pending.future.done():
+                return pending
+        return None
 
     def on_request_routed(
         self,

@@ -87,7 +87,7 @@ def test_models_are_chosen_from_a_list_by_family(site: str, open_page: Opener) -
     expect(page.locator(".chooser-list h3", has_text="GAN")).to_be_visible()
     expect(page.locator(".chooser-about .sheet img")).to_be_visible()
     expect(page.locator(".chooser-about table").first).to_be_visible()
-    page.get_by_role("searchbox").fill("gan label")
+    page.get_by_role("searchbox").fill("shapes gan label")
     expect(items).to_have_count(1)
     page.keyboard.press("Enter")
     expect(page.locator("#model-button")).to_contain_text("shapes-cgan")
