@@ -29,7 +29,8 @@ STUDY = "atelier-tune"
 STARTUP_SHARE = 3
 """One trial of so many is drawn at random, before there is anything to learn from."""
 MOST_STARTUP = 10
-ASKED, BASE, OUTCOME, REASON = "asked", "base", "outcome", "reason"
+ASKED, BASE, CHANGES = "asked", "base", "changes"
+OUTCOME, REASON = "outcome", "reason"
 
 Measure = Callable[[Mapping[str, Value]], Outcome]
 """Measures a setting of all dials, in turn with the defaults."""
@@ -143,6 +144,8 @@ class Study:
     def _try(self, measure: Measure) -> Tried:
         with _quiet():
             trial = self._study.ask({dial.name: dial.distribution for dial in self._dials})
+            # A later run may measure other defaults; what was tried stays what it was.
+            trial.set_user_attr(CHANGES, changed(trial.params, self._dials))
         try:
             outcome = measure(trial.params)
         except AtelierError as error:
@@ -164,7 +167,7 @@ class Study:
         found = trial.user_attrs.get(OUTCOME)
         return Tried(
             number=trial.number,
-            changes=changed(trial.params, self._dials),
+            changes=trial.user_attrs[CHANGES],
             outcome=None if found is None else Outcome.model_validate(found),
             beyond=tuple(name for name, excess in trial.constraints.items() if excess > 0),
             reason=trial.user_attrs.get(REASON, ""),

@@ -145,7 +145,7 @@ def test_two_pools_can_be_fused_into_one_gateway(tmp_path: Path):
     replica = GatewayReplica({"pools": pools, "store": str(tmp_path)})
 
     async def names() -> list[str]:
-        found = [status.name for status in await replica._pools.status()]
+        found = [status.name for status in await replica._backend.status()]
         await replica.__del__()
         return found
 

@@ -25,7 +25,7 @@ from services.core.versions import of_version
 from tests.unit.tiny_networks import Generator, write_model
 
 moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-pytest.importorskip("s3fs", reason="s3fs is not installed")
+s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
 boto3 = pytest.importorskip("boto3", reason="it comes with moto[server]")
 
 pytestmark = pytest.mark.slow
@@ -47,6 +47,7 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """A client of an empty bucket, and an environment in which `Store` finds it."""
+    s3fs.S3FileSystem.clear_instance_cache()  # one of another server, from another file's tests
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -55,7 +55,7 @@ async def test_replicas_share_secrets_and_never_a_delivery(
     assert len(names) == len(set(names)) == 12
     assert (await one.claim(3.0, lease=9.0, most=4, per_owner=12))[1] == []
 
-    claim, rows = taken[0]
+    claim, rows = max(taken, key=lambda found: len(found[1]))
     assert len(rows) >= 3
     assert await one.settle(claim, rows[0].id, state=DELIVERED, said="ok")
     assert not await two.settle("other", rows[1].id, state=DELIVERED, said="ok")
