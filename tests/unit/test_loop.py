@@ -220,7 +220,8 @@ def test_timings_add_up_to_the_time_it_took(loop: Loop) -> None:
         assert found.step >= 5 * 0.02
         assert found.decode >= 0.02
     sums = [t.queue + t.prepare + t.step + t.decode for t in timings]
-    assert max(sums) == pytest.approx(total, abs=1)  # a busy machine may wake us late
+    # Whoever ends last has waited for all the other's steps; a busy machine may wake us late.
+    assert 12 * 0.02 <= max(sums) <= total
     assert max(t.queue for t in timings) >= 5 * 0.02
 
 
