@@ -111,7 +111,7 @@ class Fleet:
         self._network, self._make, self._scaling = network, make, scaling
         draw = random.Random(seed)
         self._routers = [
-            ROUTERS[router](self.events, random.Random(draw.random()))  # type: ignore[call-arg]
+            ROUTERS[router](self.events, random.Random(draw.random()))  # type: ignore[call-arg]  # all of ours do
             for _ in range(gateways)
         ]
         self._draw = draw

@@ -70,7 +70,7 @@ class OngoingRequests:
         self._ongoing[chosen] += 1
         return chosen
 
-    def over(self, ticket: object, replica: str, queue_seconds: float) -> None:  # noqa: ARG002
+    def over(self, ticket: object, replica: str, queue_seconds: float) -> None:  # noqa: ARG002 - a router
         """See `Router`."""
         self._ongoing[replica] -= 1
 

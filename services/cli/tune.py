@@ -233,7 +233,7 @@ def _order(
         raise InvalidParameter(
             "tuning needs Optuna: pip install 'atelier[tune]'", param="objective"
         ) from error
-    from model_store.store import Store  # noqa: PLC0415
+    from model_store.store import Store  # noqa: PLC0415 - as below
     from services.serving.local import open_store  # noqa: PLC0415 - torch takes seconds
     from services.tuning.tune import Order  # noqa: PLC0415 - as above
 
