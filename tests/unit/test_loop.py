@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from threading import Lock
 
-import pytest
-
 from services.core.errors import (
     AtelierError,
     Canceled,
