@@ -19,18 +19,29 @@ class StridedGenerator(nn.Module):
 
     outputs: ClassVar[tuple[str, ...]] = ("image",)
 
-    def __init__(self, latent: int = 32, width: int = 28, channels: int = 1) -> None:
-        """Build for noise of ``latent`` numbers; ``width`` features stand behind each pixel."""
+    def __init__(
+        self, latent: int = 32, width: int = 28, channels: int = 1, *, normalized: bool = True
+    ) -> None:
+        """Build for noise of ``latent`` numbers; ``width`` features stand behind each pixel.
+
+        One whose batch normalisations are folded into the convolutions is not ``normalized``
+        (`model_store.export.folding`).
+        """
         super().__init__()
+
+        def normalization(features: int) -> nn.Module:
+            return nn.BatchNorm2d(features) if normalized else nn.Identity()
+
+        bias = not normalized
         self.layers = nn.Sequential(
-            nn.ConvTranspose2d(latent, 3 * width, 2, bias=False),
-            nn.BatchNorm2d(3 * width),
+            nn.ConvTranspose2d(latent, 3 * width, 2, bias=bias),
+            normalization(3 * width),
             nn.ReLU(),
-            nn.ConvTranspose2d(3 * width, 2 * width, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(2 * width),
+            nn.ConvTranspose2d(3 * width, 2 * width, 4, stride=2, padding=1, bias=bias),
+            normalization(2 * width),
             nn.ReLU(),
-            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=bias),
+            normalization(width),
             nn.ReLU(),
             nn.Conv2d(width, channels, 3, padding=1),
             nn.Tanh(),

@@ -32,14 +32,21 @@ class PerceptronGenerator(nn.Module):
         hidden: Sequence[int] = (192, 256),
         channels: int = 1,
         side: int = 8,
+        *,
+        normalized: bool = True,
     ) -> None:
-        """Build for noise of ``latent`` numbers, with hidden layers of these sizes."""
+        """Build for noise of ``latent`` numbers, with hidden layers of these sizes.
+
+        One whose batch normalisations are folded into the linear layers is not ``normalized``
+        (`model_store.export.folding`).
+        """
         super().__init__()
         self.shape = (channels, side, side)
         sizes = (latent, *hidden)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(sizes):
-            layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
+            normalization = nn.BatchNorm1d(after) if normalized else nn.Identity()
+            layers += [nn.Linear(before, after, bias=not normalized), normalization, nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], channels * side**2), nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
@@ -60,12 +67,14 @@ class CodedGenerator(nn.Module):
         continuous: int = 2,
         hidden: Sequence[int] = (192, 256),
         channels: int = 1,
+        *,
+        normalized: bool = True,
     ) -> None:
         """Build for ``categories`` categories and ``continuous`` codes in [-1, 1]."""
         super().__init__()
         self.categories = categories
         told = latent + categories + continuous
-        self.generator = PerceptronGenerator(told, hidden, channels)
+        self.generator = PerceptronGenerator(told, hidden, channels, normalized=normalized)
 
     def forward(self, z: Tensor, category: Tensor, continuous: Tensor) -> Tensor:
         """``[n, latent]``, int64 ``[n]`` and ``[n, continuous]`` to ``[n, channels, 8, 8]``."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.architectures.digit_gan import StridedCritic, StridedGenerator
+from model_store.export.folding import folded
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_gans as gans
@@ -102,9 +103,9 @@ def package(generator: nn.Module, took: str) -> Package:
     network = NetworkExport(
         name="generator",
         architecture="strided_generator",
-        module=generator,
+        module=folded(generator),
         inputs={"z": Input((LATENT,))},
-        config=CONFIG,
+        config={**CONFIG, "normalized": False},
     )
     metrics = gans.measure(make(generator, gans.MEASURED, seed=12))
     sheet = make(generator, 5 * gans.SHEET_COLUMNS, seed=13)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.architectures.perceptron_gan import CodedGenerator, CodeRecognition
+from model_store.export.folding import folded
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_gans as gans
@@ -43,7 +44,7 @@ BATCH = 64
 RATE = 5e-4
 MOMENTA = (0.5, 0.99)
 CATEGORY_WEIGHT = 1.0
-CONTINUOUS_WEIGHT = 0.2
+CONTINUOUS_WEIGHT = 0.05
 PENALTY = 1.0
 """Half of R1's gamma (Mescheder et al., 2018, arXiv:1801.04406, eq. 9)."""
 PENALTY_EVERY = 4
@@ -216,13 +217,13 @@ def package(generator: nn.Module, reader: nn.Module, took: str) -> Package:
         NetworkExport(
             name="generator",
             architecture="coded_generator",
-            module=generator,
+            module=folded(generator),
             inputs={
                 "z": Input((LATENT,)),
                 "category": Input((), "integer", CATEGORIES),
                 "continuous": Input((CONTINUOUS,), "image"),
             },
-            config=CONFIG,
+            config={**CONFIG, "normalized": False},
         ),
         NetworkExport(
             name="recognition",

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from model_store.architectures.blocks import gaussian_sample
 from model_store.architectures.digit_gan import StridedCritic, StridedEncoder, StridedGenerator
+from model_store.export.folding import folded
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_gans as gans
@@ -209,9 +210,9 @@ def package(decoder: nn.Module, encoder: nn.Module, took: str) -> Package:
         NetworkExport(
             name="generator",
             architecture="strided_generator",
-            module=decoder,
+            module=folded(decoder),
             inputs={"z": Input((LATENT,))},
-            config=CONFIG,
+            config={**CONFIG, "normalized": False},
         ),
         NetworkExport(
             name="encoder",

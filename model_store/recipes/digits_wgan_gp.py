@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model_store.architectures.perceptron_gan import PerceptronCritic, PerceptronGenerator
 from model_store.evaluation.reference import quantiles
+from model_store.export.folding import folded
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_gans as gans
@@ -153,9 +154,9 @@ def package(generator: nn.Module, critic: nn.Module, took: str) -> Package:
         NetworkExport(
             name="generator",
             architecture="perceptron_generator",
-            module=generator,
+            module=folded(generator),
             inputs={"z": Input((LATENT,))},
-            config=CONFIG,
+            config={**CONFIG, "normalized": False},
         ),
         NetworkExport(
             name="critic",
