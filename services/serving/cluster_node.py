@@ -30,7 +30,6 @@ from services.core.errors import InvalidParameter
 from services.core.logs import LogSettings
 from services.serving import haproxy
 from services.serving.environment import PROXY_FOLDER, SWITCHES
-from services.serving.leftovers import outage_page
 from services.serving.logs import LogPipe, resolved
 from services.serving.replica_port import LOCAL_VARIABLE
 from services.serving.server import FORMAT_VARIABLE, LOG_PIPE, PIPE_VARIABLE
@@ -82,9 +81,6 @@ def prepare_node(
         port: on which the service listens, on every address.
     """
     proxy = state / PROXY_FOLDER
-    proxy.mkdir(parents=True, exist_ok=True)
-    page = proxy / "outage.http"
-    page.write_text(outage_page(), encoding="ascii")
     own = {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "a"),
@@ -95,9 +91,7 @@ def prepare_node(
     shared = {name: value for name, value in SWITCHES.items() if name not in OF_ONE_MACHINE}
     for name, value in {**shared, **own}.items():
         environment.setdefault(name, value)
-    environment.update(
-        haproxy.wrap(proxy, body_seconds=body_seconds, host=EVERYWHERE, port=port, outage=page)
-    )
+    environment.update(haproxy.wrap(proxy, body_seconds=body_seconds, host=EVERYWHERE, port=port))
 
 
 def fresh_metrics_folder(state: Path) -> Path:

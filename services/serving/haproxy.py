@@ -7,14 +7,18 @@ the configuration among the arguments.
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from services.core.errors import Unavailable
+
 BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 BODY_SECONDS = 30.0
 LOOPBACK = "127.0.0.1"
+RETRY_AFTER_SECONDS = 5
 
 WRAPPER = r"""#!/bin/sh
 set -e
@@ -30,7 +34,12 @@ for argument; do
             -e 's/^\( *bind \)\*\{{0,1\}}:/\1127.0.0.1:/' \
             -e 's/^\( *bind \)127\.0\.0\.1:{port}\b/\1{host}:{port}/' \
             "$argument" > "$argument.ours"
-        mv "$argument.ours" "$argument"{explain} ;;
+        # While there is no application yet, nothing is known of any path.
+        grep -q '^ *use_backend' "$argument" || sed -i \
+            -e 's|return status 404 .*|return status 503 errorfile "{outage}"|' "$argument.ours"
+        mv "$argument.ours" "$argument"
+        # Ray's one error page is a bare 500.
+        cp "{outage}" "${{argument%/*}}/500.http" ;;
     esac
 done
 exec {binary} "$@"
@@ -48,7 +57,6 @@ def wrap(
     body_seconds: float = BODY_SECONDS,
     host: str = LOOPBACK,
     port: int = 8000,
-    outage: Path | None = None,
 ) -> Mapping[str, str]:
     """Write the program that Ray is to start as HAProxy.
 
@@ -58,8 +66,6 @@ def wrap(
             gathers before it passes anything on.
         host: where it listens, though Ray be told to listen on `LOOPBACK`.
         port: likewise.
-        outage: the answer where no replica gives one, in place of Ray's, which lies beside its
-            configuration; whoever has that written anew by other means leaves it out.
 
     Returns:
         The variable that tells Ray of it; none where Ray's own proxy has to do without HAProxy.
@@ -71,16 +77,33 @@ def wrap(
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "haproxy"
     binary = shlex.quote(get_haproxy_binary())
-    explain = ""
-    if outage is not None:
-        explain = f'\n        cp {shlex.quote(str(outage))} "${{argument%/*}}/500.http"'
+    outage = folder / "outage.http"
+    outage.write_text(outage_page(), encoding="ascii")
     script = WRAPPER.format(
         binary=binary,
         body=math.ceil(body_seconds),
         host=host.replace("/", ""),
         port=port,
-        explain=explain,
+        outage=outage,
     )
     program.write_text(script, encoding="utf-8")
     program.chmod(0o700)
     return {BINARY_VARIABLE: str(program)}
+
+
+def outage_page() -> str:
+    """The whole answer, in our own words, to a request that no replica answers."""
+    error = Unavailable("no replica is available; it is being started")
+    body = json.dumps(
+        {"error": {"message": error.message, "type": "server_error", "param": None,
+                   "code": error.code}}
+    )  # fmt: skip
+    return (
+        "HTTP/1.1 503 Service Unavailable\r\n"
+        "Content-Type: application/json\r\n"
+        f"Retry-After: {RETRY_AFTER_SECONDS}\r\n"
+        "Cache-Control: no-store\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Connection: close\r\n"
+        f"\r\n{body}"
+    )

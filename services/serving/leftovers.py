@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.core.errors import Unavailable
 from services.jobs.replicas import has_died, this_process
-from services.serving.environment import PROXY_FOLDER
 
-RETRY_AFTER_SECONDS = 5
 SESSION_PREFIX = "atelier-"
 OWNER = "owner"
 """The file in a session's folder that says which process it belongs to."""
@@ -68,31 +64,3 @@ def _processes_of(session: Path) -> Iterator[int]:
             continue
         if marker in command and int(entry.name) != os.getpid():
             yield int(entry.name)
-
-
-def outage_page() -> str:
-    """The whole answer, in our own words, to a request that no replica answers."""
-    error = Unavailable("no replica is available; it is being restarted")
-    body = json.dumps(
-        {"error": {"message": error.message, "type": "server_error", "param": None,
-                   "code": error.code}}
-    )  # fmt: skip
-    return (
-        "HTTP/1.1 503 Service Unavailable\r\n"
-        "Content-Type: application/json\r\n"
-        f"Retry-After: {RETRY_AFTER_SECONDS}\r\n"
-        "Cache-Control: no-store\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "Connection: close\r\n"
-        f"\r\n{body}"
-    )
-
-
-def explain_outage(session: Path) -> None:
-    """Have HAProxy say what is going on when no replica answers.
-
-    Ray gives it one error page, a bare 500, which it reads whenever its config changes.
-    """
-    page = outage_page()
-    for path in (session / PROXY_FOLDER).rglob("500.http"):
-        path.write_text(page, encoding="ascii")

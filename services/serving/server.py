@@ -152,7 +152,6 @@ def _deploy(
     # HAProxy listens where clients are; replicas, which Serve has listen likewise, only here.
     inside = {**http, "host": haproxy.LOOPBACK} if haproxy.is_there() else http
     serve.start(proxy_location=config.get("proxy_location", "HeadOnly"), http_options=inside)
-    leftovers.explain_outage(session)
     for application in config["applications"]:
         arguments = dict(application.get("args", {}))
         arguments["gateway"] = {**arguments.get("gateway", {}), **_bind(http)}

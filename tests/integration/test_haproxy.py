@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
-from services.serving.environment import PROXY_FOLDER, prepare
+from services.serving.environment import PROXY_FOLDER, free_ports, prepare
 from services.serving.haproxy import BINARY_VARIABLE, wrap
 from services.serving.server import _make_session
 
@@ -36,6 +38,19 @@ frontend http_frontend
     bind 0.0.0.0:8000
 listen stats
   bind 127.0.0.1:5002
+"""
+NO_PATH_MATCHES = """defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    {routes}
+    default_backend default_backend
+backend app
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path '%[path]' not found."
 """
 
 
@@ -88,6 +103,37 @@ def test_the_real_haproxy_takes_the_changed_configuration(tmp_path: Path):
         text=True,
     )
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(("routes", "status"), [("", 503), ("use_backend app if { path /a }", 404)])
+def test_before_there_is_an_application_no_path_is_unknown(
+    tmp_path: Path, routes: str, status: int
+) -> None:
+    """A client that is told 404 gives up; one that is told 503 comes again."""
+    (port,) = free_ports(1)
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(NO_PATH_MATCHES.format(port=port, routes=routes))
+    program = wrap(tmp_path / "session", port=port)[BINARY_VARIABLE]
+    with subprocess.Popen([program, "-db", "-f", config]) as process:
+        try:
+            answer = answered(f"http://127.0.0.1:{port}/v1/models")
+        finally:
+            process.kill()
+    assert answer.status_code == status
+    if status == 503:
+        assert answer.json()["error"]["code"] == "unavailable"
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+def answered(url: str) -> httpx.Response:
+    """The answer of a proxy that is being started."""
+    end = time.monotonic() + 60.0
+    while True:
+        try:
+            return httpx.get(url)
+        except httpx.ConnectError:
+            assert time.monotonic() < end, "HAProxy does not listen"
+            time.sleep(0.05)
 
 
 def test_sockets_have_short_names_wherever_temporary_files_lie(tmp_path: Path):

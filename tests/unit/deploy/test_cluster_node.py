@@ -23,7 +23,7 @@ from services.serving.cluster_node import (
 )
 from services.serving.edge import EDGE_PATH, EDGE_VARIABLE
 from services.serving.environment import free_ports
-from services.serving.leftovers import outage_page
+from services.serving.haproxy import outage_page
 from services.serving.replica_port import LOCAL_VARIABLE
 
 RAYS_CONFIG = """\
