@@ -79,16 +79,29 @@ def on_one_stage(faults: list[Fault], rate: float, console: Console) -> dict[str
     try:
         with closing(Stage(faults[0].shape, faults)) as stage:
             for fault in faults:
-                verdict = asyncio.run(tried(fault, stage, rate))
-                results[fault.name] = {"about": fault.about, **verdict.as_json()}
+                results[fault.name] = on_the_stage(fault, stage, rate, console)
                 console.print(line(fault.name, results[fault.name]))
     except Exception as error:  # noqa: BLE001 - whatever it is, the other results are kept
         console.print_exception()
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         for fault in faults:
-            failed = {"about": fault.about, "not_run": f"the harness failed: {reason}"}
-            results.setdefault(fault.name, {**failed, "held": False})
+            results.setdefault(fault.name, harness_failed(fault, error))
     return results
+
+
+def on_the_stage(fault: Fault, stage: Stage, rate: float, console: Console) -> dict[str, Any]:
+    """One fault's result, also where the harness could not try it: others come after it."""
+    try:
+        verdict = asyncio.run(tried(fault, stage, rate))
+    except Exception as error:  # noqa: BLE001 - as above
+        console.print_exception()
+        return harness_failed(fault, error)
+    return {"about": fault.about, **verdict.as_json()}
+
+
+def harness_failed(fault: Fault, error: Exception) -> dict[str, Any]:
+    """A result that is neither kept nor broken, and counts as broken."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return {"about": fault.about, "not_run": f"the harness failed: {reason}", "held": False}
 
 
 def line(name: str, result: dict[str, Any]) -> str:

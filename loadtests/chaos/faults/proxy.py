@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from loadtests.chaos.accounting import Bounds
 from loadtests.chaos.fault import Fault
 from loadtests.chaos.stage import ROOT, Stage
+from tests.e2e.processes import Process
 
 RELOADS = 3
 TELL = """
@@ -42,17 +45,24 @@ class ProxyReload(Fault):
         Raises:
             RuntimeError: the proxy could not be told.
         """
-        address = _address(stage)
+        process, address = _of_the_cluster(stage)
         command = [sys.executable, "-c", TELL, address, str(RELOADS)]
         done = subprocess.run(  # noqa: S603 - our own command
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+            command,
+            cwd=ROOT,
+            # Ray turns away whoever does not have its token, as its own processes do.
+            env={**os.environ, **_switches(process)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
         if done.returncode:
             raise RuntimeError(f"the proxy was not reloaded: {done.stderr[-800:]}")
 
 
-def _address(stage: Stage) -> str:
-    """Of the cluster's head, as its own processes were told.
+def _of_the_cluster(stage: Stage) -> tuple[Process, str]:
+    """A process of Ray's own, and the address of the cluster's head, as it was told.
 
     Raises:
         RuntimeError: none of them says.
@@ -60,5 +70,12 @@ def _address(stage: Stage) -> str:
     for process in stage.named("--gcs-address="):
         for word in process.title.split():
             if word.startswith("--gcs-address="):
-                return word.partition("=")[2]
+                return process, word.partition("=")[2]
     raise RuntimeError("no process of Ray says where its head is")
+
+
+def _switches(process: Process) -> dict[str, str]:
+    """What Ray was started with, from the environment of one of its processes."""
+    content = Path(f"/proc/{process.id}/environ").read_text(encoding="utf-8", errors="replace")
+    entries = (entry.partition("=") for entry in content.split("\0"))
+    return {name: value for name, _, value in entries if name.startswith("RAY_")}
