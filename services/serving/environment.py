@@ -29,6 +29,9 @@ SWITCHES = {
     # On a busy machine a proxy needs longer than Ray's 5 s to start; it would be killed and begun
     # anew until starting Serve fails.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    # Three failed looks at the proxy, and Serve starts another: at Ray's 10 s apart, a HAProxy that
+    # was killed is missed for half a minute. A reload on a busy machine takes one or two of these.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "4",
     # What pools are scaled by is seconds old, not ten.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
     # One machine: Ray's own services listen on the loopback alone, as they do by default on other
