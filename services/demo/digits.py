@@ -98,6 +98,21 @@ def autoencoders(service: Service, digits: Sequence[bytes]) -> Iterator[Exhibit]
         yield exhibit(model, f"{model}: {title}", captions, (*sent, *made), started)
 
 
+def levels(service: Service) -> Iterator[Exhibit]:
+    """A hierarchical VAE's own images as its coarsest level is drawn more freely; maybe none."""
+    model = "digits-hvae"
+    if model in service.models():
+        started = time.perf_counter()
+        temperatures = (0.3, 0.6, 0.8, 1.0)
+        made = [
+            service.images("generate", model=model, seed=SEED, temperature=temperature)[0]
+            for temperature in temperatures
+        ]
+        captions = [f"temperature {temperature:g}" for temperature in temperatures]
+        title = f"{model}: one draw, ever more freely (hierarchical VAE)"
+        yield exhibit(model, title, captions, made, started)
+
+
 def written(service: Service) -> Iterator[Exhibit]:
     """Models that write an image's codes one after the other."""
     served = service.models()

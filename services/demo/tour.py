@@ -6,7 +6,7 @@ import base64
 import time
 from collections.abc import Iterator, Sequence
 
-from services.demo.digits import autoencoders, digit_gans, digits_from_noise, written
+from services.demo.digits import autoencoders, digit_gans, digits_from_noise, levels, written
 from services.demo.drawings import COLORS, drawing
 from services.demo.exhibits import SEED, SEEDS, Exhibit, Service, exhibit
 from services.demo.pictures import negative, right_half
@@ -49,8 +49,10 @@ def tour(service: Service) -> Iterator[Exhibit]:
     yield from digits
     yield from digit_gans(service, digits[0].images)
     yield from autoencoders(service, digits[0].images)
+    yield from levels(service)
     yield from written(service)
     yield from _written_shapes(service)
+    yield from _grown(service)
     yield _traversed(service)
     yield _enlarged(service, "photos-sr", "super-resolution")
     yield from _translated(service)
@@ -69,6 +71,20 @@ def _written_shapes(service: Service) -> Iterator[Exhibit]:
         ]
         title = "shapes-dalle: text to image, code by code (autoregressive)"
         yield exhibit("shapes-dalle", title, PROMPTS, made, started)
+
+
+def _grown(service: Service) -> Iterator[Exhibit]:
+    """One scene as it grew; a catalog may lack the model."""
+    if "shapes-progan" in service.models():
+        started = time.perf_counter()
+        stages = ({"resolution": 8}, {"resolution": 16}, {"resolution": 32, "alpha": 0.5}, {})
+        made = [
+            service.images("generate", model="shapes-progan", seed=SEED, **stage)[0]
+            for stage in stages
+        ]
+        captions = ("8x8", "16x16", "32x32, half faded in", "32x32")
+        title = "shapes-progan: one scene at the resolutions of its growth (ProGAN)"
+        yield exhibit("shapes-progan", title, captions, made, started)
 
 
 def _traversed(service: Service) -> Exhibit:
