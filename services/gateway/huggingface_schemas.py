@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.core.parameters import Seed
-from services.gateway.schemas import (
+from services.gateway.fields import (
     Deadline,
     Fraction,
     Guidance,
@@ -15,6 +15,7 @@ from services.gateway.schemas import (
     InFile,
     Label,
     Steps,
+    Temperature,
     Text,
 )
 
@@ -52,7 +53,7 @@ class TextToImageParameters(_Lenient):
     seed: Seed | None = None
     label: Label | None = None
     truncation: Annotated[float, Field(ge=0, le=10)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    temperature: Temperature | None = None
     deadline: Deadline | None = None
     metadata: InFile | None = None
 

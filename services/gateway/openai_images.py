@@ -40,16 +40,14 @@ from services.gateway.intake import (
     read_payload,
 )
 from services.gateway.limits import check_limits, check_size, size_of
-from services.gateway.openapi import CALL_ERRORS, documented, guarded, request_body
-from services.gateway.schemas import (
-    CallRequest,
-    EditRequest,
-    GenerateRequest,
+from services.gateway.openai_schemas import (
     OpenAIEditRequest,
     OpenAIGenerationRequest,
     OpenAIImageRequest,
     OpenAIVariationRequest,
 )
+from services.gateway.openapi import CALL_ERRORS, documented, guarded, request_body
+from services.gateway.schemas import CallRequest, EditRequest, GenerateRequest
 from services.gateway.streams import open_stream
 
 _SHARED = frozenset(

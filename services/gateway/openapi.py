@@ -18,17 +18,14 @@ from services.gateway.examples import Examples
 from services.gateway.huggingface_schemas import ImageToImageRequest, TextToImageRequest
 from services.gateway.job_schemas import JobSubmission
 from services.gateway.negotiation import EVENT_STREAM
-from services.gateway.prediction_schemas import PredictionRequest
-from services.gateway.review_schemas import HeldAnswer, ReviewDecision
-from services.gateway.schemas import (
-    EditRequest,
-    EncodeRequest,
-    GenerateRequest,
-    LikelihoodRequest,
+from services.gateway.openai_schemas import (
     OpenAIEditRequest,
     OpenAIGenerationRequest,
     OpenAIVariationRequest,
 )
+from services.gateway.prediction_schemas import PredictionRequest
+from services.gateway.review_schemas import HeldAnswer, ReviewDecision
+from services.gateway.schemas import EditRequest, EncodeRequest, GenerateRequest, LikelihoodRequest
 from services.gateway.triton_wire import InferRequest
 
 CALL_ERRORS = (400, 401, 403, 404, 413, 415, 422, 429, 499, 500, 503, 504)
