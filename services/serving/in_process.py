@@ -6,30 +6,26 @@ Ray Serve's replicas hold one each; tests, benchmarks and the offline CLI use it
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock
 from typing import Any
 
 import torch
 
-from services.core import images as codec
 from services.core.backend import PoolStatus
 from services.core.decoder import Decoder
 from services.core.engine import Engine
-from services.core.errors import AtelierError, ModelError, UnsupportedTask
+from services.core.errors import ModelError, UnsupportedTask
 from services.core.images import ImageLimits
 from services.core.job import (
     Answer,
     Call,
     CallFinished,
-    Encoding,
     Event,
-    Item,
     Job,
     Queued,
     RowFinished,
@@ -38,22 +34,18 @@ from services.core.job import (
 )
 from services.core.model import DocumentKind, ModelInfo
 from services.core.source import ModelSource
-from services.core.trajectory import Result
 from services.core.versions import of_version
 from services.runtime.loop import Loop
 from services.runtime.observer import Observer
 from services.runtime.registry import LoadedModel, Registry
 from services.runtime.ticket import Finished, Ticket
 from services.serving.call_spans import CallSpans, Followed
-from services.serving.mailbox import Glimpse, Mailbox
-from services.serving.watcher import Watcher, encoded
+from services.serving.image_threads import ImageThreads
+from services.serving.loading import Loading
+from services.serving.mailbox import Mailbox
+from services.serving.watcher import Watcher
 
-SMALL_IMAGE_PIXELS = 128 * 128
-"""Below this an image is decoded and encoded where we stand; a thread's hop would cost more."""
 STALL_SECONDS = 60.0
-EVERY_MODEL = "*"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +104,6 @@ class InProcessBackend:
         spans: CallSpans | None = None,
     ) -> None:
         self._spans = spans or CallSpans()
-        self._decoding_waits = decoder is not None and decoder.waits
         self.settings = settings or PoolSettings()
         lock = Lock()
         self.registry = Registry(
@@ -129,10 +120,8 @@ class InProcessBackend:
             on_load=on_load,
         )
         self.loop = Loop(lock, queue_seconds=self.settings.queue_seconds, observer=observer)
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="atelier-codec")
-        # Their own: uploads that take long to decode must not keep answers from being encoded.
-        self._uploads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="atelier-uploads")
-        self._preloaded = not self.settings.preload
+        self._loading = Loading(self.registry, self.settings.preload)
+        self._images = ImageThreads(decoding_waits=decoder is not None and decoder.waits)
 
     async def run(self, call: Call) -> Answer:
         """See `Backend.run`."""
@@ -157,6 +146,7 @@ class InProcessBackend:
     async def watched(self, call: Call, watch: Watch) -> AsyncGenerator[list[Event], None]:
         """As `stream`, with everything that came since the last look at once."""
         model, jobs = await self._admitted(call)
+        resolution = model.engine.model.resolution
         mailbox = Mailbox()
         with self._spans.followed(call, len(jobs)) as followed:
             tickets = self.loop.submit(model, jobs, Watcher(mailbox, watch), followed.trail)
@@ -165,7 +155,10 @@ class InProcessBackend:
                 yield [replace(self._place(tickets), versions=_versions(model))]
                 async with aclosing(mailbox.batches()) as batches:
                     async for found in batches:
-                        yield [await self._event(event, model, call.encoding) for event in found]
+                        yield [
+                            await self._images.shown(event, resolution, call.encoding)
+                            for event in found
+                        ]
             finally:
                 self.loop.withdraw(tickets)
                 delivery.cancel()
@@ -193,9 +186,7 @@ class InProcessBackend:
 
     async def document(self, name: str, kind: DocumentKind) -> bytes:
         """See `Backend.document`."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self.registry.document, name, kind
-        )
+        return await self._images.read(partial(self.registry.document, name, kind))
 
     async def status(self) -> Sequence[PoolStatus]:
         """See `Backend.status`."""
@@ -214,7 +205,7 @@ class InProcessBackend:
 
     async def ready(self) -> bool:
         """See `Backend.ready`."""
-        return self._preloaded and self.healthy()
+        return self._loading.preloaded and self.healthy()
 
     def healthy(self) -> bool:
         """Whether the loop runs and has given a sign of life lately."""
@@ -222,41 +213,25 @@ class InProcessBackend:
         return status.alive and status.heartbeat_age < self.settings.stall_seconds
 
     def preload(self) -> None:
-        """Load the models that were asked for, one after the other; then the pool is ready.
-
-        Among all models (``*``) one that cannot be loaded is passed over: it must not keep the
-        others from being served.
+        """Load the models that were asked for; then the pool is ready. See `Loading.preload`.
 
         Raises:
             ModelNotFound, ModelError: a model that was asked for by name cannot be loaded.
         """
-        for name in self.settings.preload:
-            if name != EVERY_MODEL:
-                self.registry.load(name)
-        if EVERY_MODEL in self.settings.preload:
-            for name in self.registry.names():
-                try:
-                    self.registry.load(name)
-                except AtelierError as error:
-                    log.warning("model '%s' is not preloaded: %s", name, error)
-        self._preloaded = True
+        self._loading.preload()
 
     def close(self) -> None:
         """Finish what was accepted, within the time that the settings give; then stop."""
         self.loop.close(drain_seconds=self.settings.drain_seconds)
-        for threads in (self._threads, self._uploads):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._images.close()
 
     async def _admitted(self, call: Call) -> tuple[LoadedModel, list[Job[Any]]]:
         """The model, loaded, and the call's rows, checked."""
         arrived = time.monotonic()
-        model = await self._load(of_version(call.model, call.version))
+        model = await self._loading.answering(of_version(call.model, call.version))
         deadline = None if call.deadline is None else arrived + call.deadline
         jobs = await self._jobs(model, call, deadline)
-        part = self.registry.late_part(model, jobs[0])
-        if part is not None:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(None, self.registry.open_late, model, part)
+        await self._loading.open_late(model, jobs[0])
         return model, jobs
 
     def _place(self, tickets: Sequence[Ticket]) -> Queued:
@@ -271,7 +246,7 @@ class InProcessBackend:
         async def one(row: int, ticket: Ticket) -> Finished:
             finished = await asyncio.wrap_future(ticket.future)
             began = time.monotonic()
-            (item,), seconds = await self._encoded([finished], call.encoding)
+            (item,), seconds = await self._images.encoded([finished.result], call.encoding)
             followed.encoded(began, time.monotonic())
             mailbox.put(RowFinished(row, item))
             return replace(finished, timings=replace(finished.timings, encode=seconds))
@@ -290,45 +265,13 @@ class InProcessBackend:
             for row in rows:
                 row.cancel()
 
-    async def _event(self, found: Event | Glimpse, model: LoadedModel, encoding: Encoding) -> Event:
-        if not isinstance(found, Glimpse):
-            return found
-        resolution = model.engine.model.resolution
-        if resolution[0] * resolution[1] <= SMALL_IMAGE_PIXELS:
-            return encoded(found, resolution, encoding)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, encoded, found, resolution, encoding
-        )
-
-    async def _load(self, name: str) -> LoadedModel:
-        wanted, loop = self.registry.find(name), asyncio.get_running_loop()
-        if wanted.ready:
-            return self.registry.load(name)
-        standing_in = self.registry.serving(name)
-        if standing_in is wanted or not standing_in.ready:
-            return await loop.run_in_executor(None, self.registry.load, name)
-        if not wanted.begun:
-            wanted.begun = True
-            loop.run_in_executor(None, self.registry.catch_up)
-        return standing_in
-
     async def _jobs(self, model: LoadedModel, call: Call, deadline: float | None) -> list[Job[Any]]:
-        def split() -> list[Job[Any]]:
-            return model.engine.jobs(call, deadline=deadline)
-
         try:
-            if not self._is_slow_to_decode(call):
-                return split()
-            return await asyncio.get_running_loop().run_in_executor(self._uploads, split)
+            return await self._images.decoded(
+                call, lambda: model.engine.jobs(call, deadline=deadline)
+            )
         except UnsupportedTask as refusal:
             raise await self._with_alternatives(refusal, call) from refusal
-
-    def _is_slow_to_decode(self, call: Call) -> bool:
-        """Whether a call's files are decoded off the event loop."""
-        files = _files(call)
-        if self._decoding_waits:
-            return bool(files)
-        return _pixels(files) > SMALL_IMAGE_PIXELS
 
     async def _with_alternatives(self, refusal: UnsupportedTask, call: Call) -> UnsupportedTask:
         """A refusal that also names those of this pool that can do it, if the caller sees them."""
@@ -345,23 +288,9 @@ class InProcessBackend:
             for future in futures:
                 future.cancel()
 
-    async def _encoded(
-        self, finished: Sequence[Finished], encoding: Encoding
-    ) -> tuple[tuple[Item, ...], float]:
-        """Items with their images encoded, and the seconds that this took."""
-
-        def encode() -> tuple[tuple[Item, ...], float]:
-            started = time.monotonic()
-            items = tuple(_item(f.result, encoding) for f in finished)
-            return items, time.monotonic() - started
-
-        if sum(_size(f.result) for f in finished) <= SMALL_IMAGE_PIXELS:
-            return encode()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
-
     async def _answer(self, call: Call, finished: Sequence[Finished], followed: Followed) -> Answer:
         began = time.monotonic()
-        items, seconds = await self._encoded(finished, call.encoding)
+        items, seconds = await self._images.encoded([f.result for f in finished], call.encoding)
         followed.encoded(began, time.monotonic())
         timings = _slowest([f.timings for f in finished], seconds)
         used = sum(f.device_seconds for f in finished)
@@ -370,35 +299,6 @@ class InProcessBackend:
 
 def _versions(model: LoadedModel) -> dict[str, str]:
     return {model.name: model.fingerprint}
-
-
-def _files(call: Call) -> list[bytes]:
-    return [*call.images, *([call.mask] if call.mask else []), *call.controls]
-
-
-def _pixels(files: Sequence[bytes]) -> int:
-    """Pixels to decode, by the files' headers: few bytes can hold many.
-
-    Files that cannot be read count nothing; they are refused without being decoded.
-    """
-    total = 0
-    for data in files:
-        try:
-            header = codec.read_header(data, ImageLimits())
-        except AtelierError:
-            continue
-        total += header.width * header.height
-    return total
-
-
-def _size(result: Result) -> int:
-    return 0 if result.pixels is None else result.pixels.shape[1] * result.pixels.shape[2]
-
-
-def _item(result: Result, encoding: Encoding) -> Item:
-    if result.pixels is None:
-        return Item(result.values)
-    return Item(result.values, codec.encode(result.pixels, encoding))
 
 
 def _slowest(timings: Sequence[Timings], encode: float) -> Timings:

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from model_store.manifest import ModelId, TorchOptions
-from services.serving.in_process import EVERY_MODEL
+from services.serving.loading import EVERY_MODEL
 
 TARGET_QUEUE_SECONDS = 2.0
 MOST_ROWS = 64
