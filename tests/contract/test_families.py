@@ -2,99 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from services.core.engine import REHEARSED_STEPS, Engine
 from services.core.errors import InvalidParameter, UnsupportedTask
-from services.core.images import ImageLimits, decode
-from services.core.job import Answer, Call, Job, Task
+from services.core.job import Call, Job, Task
 from services.core.trajectory import Result
 from services.families import discover
 from services.families.latent import MAX_FRAMES, MAX_IMAGES
-from services.sampling.samplers import samplers_for
-from services.sampling.schedule import VariancePreserving
-from services.serving.in_process import InProcessBackend
-from tests.engines import ask, call, carry, ready, some_pixels
-from tests.tiny_models import MODELS, one_of_each
+from tests.contract.smallest_calls import WITHOUT_IMAGE, minimal, shape_of
+from tests.engines import ask, carry, ready, some_pixels
+from tests.tiny_models import MODELS
 
 FAMILIES = pytest.mark.parametrize("family", sorted(discover()))
 EVERY_OPERATION = (
     "generate", "likelihood", "encode", "interpolate", "variation", "inpaint", "outpaint", "invert",
     "reconstruct", "super_resolution", "traverse", "translate", "style_mix", "attribute",
 )  # fmt: skip
-WITHOUT_IMAGE = ("generate", "interpolate", "traverse", "style_mix", "attribute")
 
 
 @pytest.fixture
 def engine(family: str) -> Engine:
     assert family in MODELS, f"give the family '{family}' a tiny model in tests/tiny_models.py"
     return ready(MODELS[family]())
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a model's images look like, and which operations it has.
-
-    ``shrunken`` is by how much smaller the images are that it is given than those that it makes.
-    """
-
-    model: str
-    channels: int
-    height: int
-    width: int
-    operations: dict[str, dict[str, Any]]
-    shrunken: int = 1
-
-    @property
-    def counted(self) -> str | None:
-        """An operation that makes ``n`` images, each by its own seed; some families have none."""
-        able = [name for name, schema in self.operations.items() if "n" in schema["properties"]]
-        return "generate" if "generate" in able else min(able, default=None)
-
-
-def shape_of(engine: Engine) -> Shape:
-    info = engine.describe()
-    return Shape(
-        info.id,
-        info.channels,
-        *info.resolution,
-        operations=info.operations,
-        shrunken=info.limits.get("factor", 1),
-    )
-
-
-def minimal(shape: Shape, name: str, seed: int = 0, **parameters: Any) -> Call:
-    """The smallest call of an operation; images and a mask where its kind needs them."""
-    sides = shape.height // shape.shrunken, shape.width // shape.shrunken
-    image = some_pixels(shape.channels, *sides, seed=seed)
-    needs_image = name not in WITHOUT_IMAGE
-    mask = None
-    if name == "outpaint":
-        parameters = {"left": shape.width // 4, **parameters}
-    if name == "invert":
-        parameters = {"steps": 3, **parameters}
-    if name == "attribute":
-        parameters = {"channels": {"0": 0.5}, **parameters}
-    if name == "inpaint":
-        mask = np.zeros((1, shape.height, shape.width), np.uint8)
-        mask[0, : shape.height // 2] = 255
-    return call(
-        name,
-        model=shape.model,
-        images=[image] if needs_image else [],
-        mask=mask,
-        seed=seed,
-        **parameters,
-    )
 
 
 def same(first: Result, second: Result) -> bool:
@@ -269,176 +203,3 @@ def test_n_rows_have_consecutive_seeds_and_places(engine: Engine) -> None:
     jobs: list[Job[Any]] = engine.jobs(minimal(shape, shape.counted, seed=40, n=3))
     assert [(job.seed, job.index) for job in jobs] == [(40, 0), (41, 1), (42, 2)]
     assert len({job.id for job in jobs}) == 3
-
-
-SHAPES = {family: shape_of(ready(build())) for family, build in MODELS.items()}
-SEEDS = st.integers(0, 5)
-
-
-def gan_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
-    fields = {"truncation": draw(st.sampled_from([1.0, 0.7, 0.3]))}
-    return fields | {"label": draw(st.sampled_from([None, 0, "green"]))}
-
-
-def likelihood_samples(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
-    return {"samples": draw(st.sampled_from([1, 2, 5]))} if name == "likelihood" else {}
-
-
-COMPOSED = [{"prompt": "red", "weight": 0.8}, {"prompt": "square", "weight": 0.6}]
-DETERMINISTIC = ("ddim", "heun", "dpmpp_2m")
-SAMPLERS = samplers_for(VariancePreserving())
-OWN_TIMES = ("ddpm", "ddim", "pndm", "lcm")
-
-
-def diffusion_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
-    fields: dict[str, Any] = {"prompt": draw(st.sampled_from(["", "red circle", "a blue square"]))}
-    if name == "likelihood":
-        return fields | {"steps": draw(st.integers(2, 4)), "samples": draw(st.integers(1, 2))}
-    if name == "encode":
-        return fields | {"steps": draw(st.integers(2, 4))}
-    fields["sampler"] = draw(st.sampled_from(DETERMINISTIC if name == "invert" else SAMPLERS))
-    fields["steps"] = draw(st.integers(1, 5))
-    if fields["sampler"] not in OWN_TIMES:
-        fields["sigma_schedule"] = draw(st.sampled_from([None, "karras", "exponential", "beta"]))
-    fields["guidance_scale"] = draw(st.sampled_from([1.0, 1.0, 0.0, 2.5, 7.5]))
-    fields["negative_prompt"] = draw(st.sampled_from(["", "green"]))
-    fields["guidance_interval"] = draw(st.sampled_from([[0.0, 1.0], [0.2, 0.6]]))
-    fields["guidance_rescale"] = draw(st.sampled_from([0.0, 0.0, 0.7]))
-    fields |= draw(st.sampled_from([{}, {}, {"adaptive_guidance": 0.9}, {"prompts": COMPOSED}]))
-    if "prompts" in fields:
-        del fields["prompt"]
-    if name in ("variation", "invert"):
-        fields["strength"] = draw(st.sampled_from([0.3, 0.8]))
-    return fields
-
-
-def super_resolution_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
-    return {
-        "sampler": draw(st.sampled_from(SAMPLERS)),
-        "steps": draw(st.integers(1, 5)),
-        "n": draw(st.integers(1, 3)),
-    }
-
-
-def density_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
-    fields = {"label": draw(st.sampled_from([None, 0, "green"]))}
-    return fields | likelihood_samples(draw, name)
-
-
-def autoregressive_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
-    if name in ("reconstruct", "encode"):
-        return {}
-    fields: dict[str, Any] = {"prompt": draw(st.sampled_from(["", "red circle", "a blue square"]))}
-    if name == "likelihood":
-        return fields
-    return fields | {
-        "temperature": draw(st.sampled_from([0.3, 1.0, 2.0])),
-        "top_k": draw(st.sampled_from([0, 1, 3])),
-        "top_p": draw(st.sampled_from([1.0, 0.7])),
-        "guidance_scale": draw(st.sampled_from([1.0, 0.0, 2.5])),
-    }
-
-
-def stylegan_fields(draw: Callable[[Any], Any], name: str) -> dict[str, Any]:
-    if name in ("reconstruct", "encode"):
-        return {}
-    fields: dict[str, Any] = {}
-    if name in ("attribute", "invert"):
-        fields["attributes"] = draw(st.sampled_from([{}, {"size": 2.0, "pca_1": -1.5}]))
-        fields["layers"] = draw(st.sampled_from([None, [0, 1]]))
-    if name == "invert":
-        return fields | {"steps": draw(st.integers(1, 4))}
-    if name == "style_mix":
-        fields["layer"] = draw(st.integers(0, 4))
-    if name == "traverse":
-        fields |= draw(st.sampled_from([{}, {"attribute": "size"}, {"latent_space": "w"}]))
-    fields["truncation"] = draw(st.sampled_from([1.0, 0.6, 0.0]))
-    fields["noise_strength"] = draw(st.sampled_from([None, 0.0, 0.5]))
-    return fields
-
-
-FIELDS: dict[str, Callable[[Callable[[Any], Any], str], dict[str, Any]]] = {
-    "autoregressive": autoregressive_fields,
-    "gan": gan_fields,
-    "vae": likelihood_samples,
-    "flow": likelihood_samples,
-    "density": density_fields,
-    "diffusion": diffusion_fields,
-    "super_resolution": super_resolution_fields,
-    "stylegan": stylegan_fields,
-}
-"""What requests of a family vary in, beyond seeds and counts."""
-
-
-@st.composite
-def requests(draw: Callable[[Any], Any]) -> Call:
-    """Any request that a family's tiny model takes."""
-    family = draw(st.sampled_from(sorted(SHAPES)))
-    shape = SHAPES[family]
-    name = draw(st.sampled_from(sorted(shape.operations)))
-    fields = FIELDS[family](draw, name) if family in FIELDS else {}
-    if name == "generate":
-        fields["n"] = draw(st.integers(1, 3))
-    if name == "interpolate":
-        fields["n"] = draw(st.integers(2, 3))
-        fields["spherical"] = draw(st.booleans())
-    return minimal(shape, name, seed=draw(SEEDS), **fields)
-
-
-class Alone:
-    """Every request's answer when nobody else asks; each is asked for once."""
-
-    def __init__(self) -> None:
-        self._engines = {f"tiny-{family}": ready(build()) for family, build in MODELS.items()}
-        self._known: dict[str, list[Result]] = {}
-
-    def __call__(self, wanted: Call) -> list[Result]:
-        key = f"{wanted.model} {wanted.name} {dict(wanted.parameters)}"
-        if key not in self._known:
-            engine = self._engines[wanted.model]
-            jobs = engine.jobs(wanted)
-            self._known[key] = [carry(engine, [job])[0] for job in jobs]
-        return self._known[key]
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[InProcessBackend]:
-    found = InProcessBackend(one_of_each(), discover())
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def alone() -> Alone:
-    return Alone()
-
-
-@settings(
-    max_examples=200,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(mix=st.lists(requests(), min_size=2, max_size=7))
-def test_any_mix_of_requests_gives_each_the_answer_that_it_gets_alone(
-    backend: InProcessBackend, alone: Alone, mix: list[Call]
-) -> None:
-    """Bitwise, through the loop: pixels and every value beside them."""
-
-    async def all_at_once() -> list[Answer]:
-        return await asyncio.gather(*(backend.run(one) for one in mix))
-
-    for wanted, answer in zip(mix, asyncio.run(all_at_once()), strict=True):
-        expected = alone(wanted)
-        assert len(answer.items) == len(expected)
-        for item, result in zip(answer.items, expected, strict=True):
-            assert dict(item.values) == dict(result.values)
-            if result.pixels is None:
-                assert item.image is None
-                continue
-            assert item.image is not None
-            assert np.array_equal(_decoded(item.image, result.pixels.shape), result.pixels)
-
-
-def _decoded(data: bytes, shape: tuple[int, ...]) -> Any:
-    return decode(data, (shape[1], shape[2]), shape[0], ImageLimits())
