@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.architectures.blocks import PatchEncoder
+from model_store.architectures.equalized import GAIN, SMALLEST, EqualizedLinear
 from model_store.architectures.stylegan2_layers import (
-    GAIN,
     SLOPE,
-    SMALLEST,
-    EqualizedLinear,
     ModulatedConvolution,
     PlacedFourierFeatures,
     StyledLayer,
@@ -52,10 +50,10 @@ class StyleMapping(nn.Module):
         super().__init__()
         sizes = [latent, *[width] * (layers - 1)]
         self.hidden = nn.ModuleList(
-            EqualizedLinear(before, after, lr_multiplier=lr_multiplier)
+            EqualizedLinear(before, after, gain=1.0, lr_multiplier=lr_multiplier)
             for before, after in itertools.pairwise(sizes)
         )
-        self.last = EqualizedLinear(width, style, lr_multiplier=lr_multiplier)
+        self.last = EqualizedLinear(width, style, gain=1.0, lr_multiplier=lr_multiplier)
 
     def forward(self, z: Tensor) -> Tensor:
         """``[n, latent]`` from N(0, I) to ``[n, style]``; the length of a row of z is ignored."""
@@ -78,7 +76,7 @@ class StyleModulations(nn.Module):
         """Build one affine layer for each of the ``channels``; the first one is the pose."""
         super().__init__()
         affine = [
-            EqualizedLinear(style, count, bias=0.0 if i == 0 else 1.0)
+            EqualizedLinear(style, count, gain=1.0, bias=0.0 if i == 0 else 1.0)
             for i, count in enumerate(channels)
         ]
         with torch.no_grad():

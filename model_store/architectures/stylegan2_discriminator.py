@@ -5,34 +5,26 @@ Only training needs it. A score is no density.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.architectures.stylegan2_layers import GAIN, SLOPE, EqualizedLinear
+from model_store.architectures.equalized import GAIN, EqualizedConvolution, EqualizedLinear
+from model_store.architectures.stylegan2_layers import SLOPE
 
 
-class EqualizedConvolution(nn.Module):
+class RectifiedConvolution(EqualizedConvolution):
     """A convolution of equalised learning rate and a leaky rectifier."""
 
     def __init__(
         self, channels: int, out_channels: int, kernel: int, *, stride: int = 1, padding: int = 1
     ) -> None:
         """Build for square kernels."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, channels, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.gain = 1 / math.sqrt(channels * kernel * kernel)
-        self.stride, self.padding = stride, padding
+        super().__init__(channels, out_channels, kernel, gain=1.0, stride=stride, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, channels, h, w]`` to ``[n, out_channels, h / stride, w / stride]``."""
-        h = functional.conv2d(
-            x, self.weight * self.gain, self.bias, stride=self.stride, padding=self.padding
-        )
-        return functional.leaky_relu(h, SLOPE) * GAIN
+        return functional.leaky_relu(super().forward(x), SLOPE) * GAIN
 
 
 def with_deviation(h: Tensor, group: int) -> Tensor:
@@ -58,14 +50,14 @@ class StyleDiscriminator(nn.Module):
         """Build for 64x64 images."""
         super().__init__()
         self.trunk = nn.Sequential(
-            EqualizedConvolution(3, width // 2, 8, stride=4, padding=2),
-            EqualizedConvolution(width // 2, width, 4, stride=2),
-            EqualizedConvolution(width, width, 3),
-            EqualizedConvolution(width, 2 * width, 4, stride=2),
+            RectifiedConvolution(3, width // 2, 8, stride=4, padding=2),
+            RectifiedConvolution(width // 2, width, 4, stride=2),
+            RectifiedConvolution(width, width, 3),
+            RectifiedConvolution(width, 2 * width, 4, stride=2),
         )
-        self.deep = EqualizedConvolution(2 * width + 1, 2 * width, 3)
-        self.hidden = EqualizedLinear(2 * width * 16, 2 * width)
-        self.score = EqualizedLinear(2 * width, 1)
+        self.deep = RectifiedConvolution(2 * width + 1, 2 * width, 3)
+        self.hidden = EqualizedLinear(2 * width * 16, 2 * width, gain=1.0)
+        self.score = EqualizedLinear(2 * width, 1, gain=1.0)
         self.group = group
 
     def forward(self, image: Tensor) -> Tensor:

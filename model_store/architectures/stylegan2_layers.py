@@ -8,33 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-GAIN = math.sqrt(2)
-"""Keeps the variance behind a leaky rectifier."""
+from model_store.architectures.equalized import GAIN, SMALLEST
+
 SLOPE = 0.2
-SMALLEST = 1e-8
 FREQUENCY_SPREAD = 2.0
 FARTHEST = 4.0
-
-
-class EqualizedLinear(nn.Module):
-    """A linear layer whose weights learn at the same pace whatever its width.
-
-    Karras et al., 2018, arXiv:1710.10196, section 4.1.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, *, bias: float = 0.0, lr_multiplier: float = 1.0
-    ) -> None:
-        """Build; ``lr_multiplier`` makes it learn that much slower or faster than the rest."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
-        self.bias = nn.Parameter(torch.full((outputs,), bias / lr_multiplier))
-        self.gain = lr_multiplier / math.sqrt(inputs)
-        self.lr_multiplier = lr_multiplier
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, inputs]`` to ``[n, outputs]``."""
-        return functional.linear(x, self.weight * self.gain, self.bias * self.lr_multiplier)
 
 
 class ModulatedConvolution(nn.Module):

@@ -5,9 +5,10 @@ import torch
 from torch.nn import functional
 
 from model_store.architectures import build
+from model_store.architectures.equalized import EqualizedLinear
 from model_store.architectures.stylegan2 import StyleMapping, StyleModulations, StyleSynthesis
 from model_store.architectures.stylegan2_discriminator import StyleDiscriminator, with_deviation
-from model_store.architectures.stylegan2_layers import EqualizedLinear, ModulatedConvolution
+from model_store.architectures.stylegan2_layers import ModulatedConvolution
 from model_store.export.network import Input, NetworkExport, export
 
 TINY = {"resolution": 16, "width": 8, "fine": 4, "layers": 2, "bands": 2}
@@ -67,7 +68,7 @@ def test_a_multiplier_slows_learning_and_changes_nothing_else():
     steps = []
     for multiplier in (1.0, 0.1):
         torch.manual_seed(1)
-        layer = EqualizedLinear(4, 3, bias=1.0, lr_multiplier=multiplier)
+        layer = EqualizedLinear(4, 3, gain=1.0, bias=1.0, lr_multiplier=multiplier)
         x = torch.randn(2, 4)
         before = layer(x).detach()
         optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
