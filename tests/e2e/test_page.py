@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import re
@@ -13,65 +12,21 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from tests.e2e.page_fixtures import PATIENCE_MS, Opener, catalog_site, settled
+from tests.e2e.using_the_page import REFUSED, field, image, ready, run, shown
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
 
 KEY = "a key of the tests"
-REFUSED = "Failed to load resource"
-"""What Chromium's console says of any answer that is an error."""
 STEADY = 0.1
 """The most that a page may shift: "good" by the Web Vitals."""
 NOT_IN_A_FORM = {"latents", "adapters", "control"}
 """Fields that are no matter for typing, or that no model of the catalog has a use for."""
 OF_TEXT = {"prompt", "negative_prompt", "prompts", "factors"}
-
-PIXELS = """(image) => {
-    const canvas = document.createElement("canvas");
-    canvas.width = image.naturalWidth;
-    canvas.height = image.naturalHeight;
-    canvas.getContext("2d").drawImage(image, 0, 0);
-    return canvas.toDataURL("image/png").split(",")[1];
-}"""
-
-
-def ready(page: Page) -> Page:
-    """A page once its form is there."""
-    expect(page.locator("#tool [data-key=run]")).to_be_visible()
-    return page
-
-
-def run(page: Page) -> None:
-    """Generate, and wait for the end."""
-    page.keyboard.press("Control+Enter")
-    expect(page.locator(".progress[data-state=ended]")).to_be_visible()
-    expect(page.locator(".timings")).to_be_visible()
-
-
-def field(page: Page, name: str) -> Any:
-    """The number of a field."""
-    return page.locator(f"#tool [data-field={name}] input[type=number]").first
-
-
-def pixels(data: bytes) -> NDArray[np.uint8]:
-    """A decoded image, ``[height, width, 3]``."""
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def shown(page: Page, selector: str = ".tile img") -> NDArray[np.uint8]:
-    """The pixels of the first picture that a selector finds."""
-    return pixels(base64.b64decode(page.locator(selector).first.evaluate(PIXELS)))
-
-
-def asked(site: str, **body: Any) -> NDArray[np.uint8]:
-    """The pixels that the service answers a request with."""
-    answer = httpx.post(f"{site}/v1/generate", json=body, headers={"accept": "image/png"})
-    return pixels(answer.raise_for_status().content)
 
 
 def trajectories(site: str) -> int:
@@ -144,7 +99,7 @@ def test_an_image_comes_about_before_the_eyes(site: str, open_page: Opener) -> N
     expect(page.locator(".revised")).to_contain_text("red star")
     expect(page.locator(".timings")).to_contain_text("Steps")
     body = {"model": "shapes-ldm", "prompt": "a red star on black", "seed": 7, "steps": 40}
-    assert np.array_equal(shown(page), asked(site, **body))
+    assert np.array_equal(shown(page), image(site, **body))
 
 
 def test_escape_withdraws_the_work(site: str, open_page: Opener) -> None:
@@ -189,7 +144,7 @@ def test_a_kept_seed_makes_the_same_image(site: str, open_page: Opener) -> None:
     page.get_by_role("button", name="This seed alone").click()
     expect(page.locator(".tile[data-state=done]")).to_have_count(1)
     assert np.array_equal(shown(page), before)
-    assert np.array_equal(before, asked(site, model="shapes-cgan", label="ring", seed=int(seed)))
+    assert np.array_equal(before, image(site, model="shapes-cgan", label="ring", seed=int(seed)))
 
 
 def test_a_link_brings_everything_back(site: str, open_page: Opener) -> None:
@@ -302,57 +257,6 @@ def test_a_service_that_is_gone_is_said_so(site: str, open_page: Opener) -> None
     expect(page.locator(".tile[data-state=done]")).to_have_count(1)
 
 
-def test_everything_is_done_from_the_keyboard(site: str, open_page: Opener) -> None:
-    page = ready(open_page(f"{site}/#shapes-cgan/generate?n=4&seed=1"))
-    page.keyboard.press("?")
-    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
-    page.keyboard.press("Escape")
-    page.keyboard.press("m")
-    expect(page.get_by_role("searchbox")).to_be_focused()
-    page.keyboard.press("ArrowDown")
-    expect(page.locator(".chooser-item").first).to_be_focused()
-    page.keyboard.press("Escape")
-    page.locator("[role=tab][aria-selected=true]").focus()
-    page.keyboard.press("ArrowRight")
-    expect(page.locator("[role=tab][aria-selected=true]")).to_be_focused()
-    expect(page.locator("#tab-generate")).to_have_attribute("aria-selected", "false")
-    page.keyboard.press("Home")
-    expect(page.locator("#tab-generate")).to_be_focused()
-    run(page)
-    page.locator(".tile-face").first.focus()
-    page.keyboard.press("ArrowRight")
-    expect(page.locator(".tile-face").nth(1)).to_be_focused()
-    page.keyboard.press("Enter")
-    expect(page.locator(".details")).to_be_visible()
-    page.keyboard.press("r")
-    assert field(page, "seed").input_value() not in ("", "2")
-
-
-def test_the_focus_is_seen_and_goes_through_the_page_in_order(site: str, open_page: Opener) -> None:
-    page = ready(open_page(f"{site}/#shapes-cgan/generate"))
-    page.keyboard.press("Tab")
-    expect(page.locator(".skip")).to_be_focused()
-    seen = []
-    for _ in range(8):
-        page.keyboard.press("Tab")
-        seen.append(
-            page.evaluate("document.activeElement.closest('header, .bar, #tool').className")
-        )
-    assert seen == sorted(seen, key=["top", "bar", "tool"].index)
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-
-
-@pytest.mark.parametrize("model", ["shapes-ldm", "shapes-cgan", "digits-realnvp"])
-def test_nothing_leaves_a_page_of_360_pixels(site: str, open_page: Opener, model: str) -> None:
-    page = ready(open_page(f"{site}/#{model}/generate?n=2", width=360, height=740))
-    run(page)
-    page.locator(".tile-face").first.click()
-    for place in ("document.documentElement", "document.querySelector('.split')"):
-        assert page.evaluate(f"{place}.scrollWidth") <= 360
-    page.click("#model-button")
-    assert page.evaluate("document.querySelector('dialog').getBoundingClientRect().width") <= 360
-
-
 def test_nothing_jumps_while_the_page_loads(site: str, open_page: Opener) -> None:
     page = ready(open_page(site))
     page.wait_for_timeout(500)
@@ -375,25 +279,6 @@ def test_the_first_paint_waits_for_no_model(site: str, open_page: Opener, browse
     expect(page.locator(".skeleton")).to_be_visible()
     expect(page.locator("#model-button")).to_be_disabled()
     page.context.close()
-
-
-def test_light_and_dark_follow_the_system_and_the_button(site: str, open_page: Opener) -> None:
-    page = ready(open_page(site, color_scheme="dark"))
-    theme = page.locator("html")
-    expect(theme).to_have_attribute("data-theme", "dark")
-    page.get_by_role("button", name="Light or dark").click()
-    expect(theme).to_have_attribute("data-theme", "light")
-    page.reload()
-    expect(theme).to_have_attribute("data-theme", "light")
-
-
-def test_nothing_moves_for_those_who_want_it_so(site: str, open_page: Opener) -> None:
-    page = ready(open_page(f"{site}/#shapes-ldm/generate?steps=60", reduced_motion="reduce"))
-    page.keyboard.press("Control+Enter")
-    expect(page.locator(".tile").first).to_be_visible()
-    moving = page.evaluate("document.getAnimations().length")
-    assert moving == 0
-    page.keyboard.press("Escape")
 
 
 def test_an_unknown_model_in_the_address_leads_to_one_that_is_there(

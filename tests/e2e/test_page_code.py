@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.e2e.page_fixtures import PATIENCE_MS, Opener
 from tests.e2e.running import ROOT
+from tests.e2e.using_the_page import image, pixels_of
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
@@ -34,15 +31,6 @@ def shown_code(page: Page, title: str) -> str:
     code = page.locator("dialog code").inner_text()
     page.keyboard.press("Escape")
     return code
-
-
-def pixels(data: bytes) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def asked(site: str, **body: Any) -> NDArray[np.uint8]:
-    answer = httpx.post(f"{site}/v1/generate", json=body, headers={"accept": "image/png"})
-    return pixels(answer.raise_for_status().content)
 
 
 def pasted(code: str, folder: Path, *, by: str) -> None:
@@ -70,7 +58,7 @@ LINK = "#shapes-ldm/generate?prompt=a+red+star&steps=5&seed=3"
 def test_curl(site: str, open_page: Opener, tmp_path: Path) -> None:
     page = open_page(site + "/" + LINK)
     pasted(shown_code(page, "curl"), tmp_path, by=BASH)
-    assert np.array_equal(pixels((tmp_path / "image.png").read_bytes()), asked(site, **BODY))
+    assert np.array_equal(pixels_of((tmp_path / "image.png").read_bytes()), image(site, **BODY))
 
 
 @pytest.mark.parametrize("title", ["Python (openai)", "Python (atelier_client)"])
@@ -78,8 +66,8 @@ def test_python(site: str, open_page: Opener, tmp_path: Path, title: str) -> Non
     page = open_page(f"{site}/{LINK}&n=2")
     pasted(shown_code(page, title), tmp_path, by=sys.executable)
     for index in range(2):
-        found = pixels((tmp_path / f"image-{index}.png").read_bytes())
-        assert np.array_equal(found, asked(site, **{**BODY, "seed": 3 + index}))
+        found = pixels_of((tmp_path / f"image-{index}.png").read_bytes())
+        assert np.array_equal(found, image(site, **{**BODY, "seed": 3 + index}))
 
 
 def test_what_a_client_has_no_words_for_is_said_and_left_to_the_others(
@@ -91,17 +79,17 @@ def test_what_a_client_has_no_words_for_is_said_and_left_to_the_others(
     expect(page.locator("dialog .code-view")).to_contain_text("no words for guidance_rescale")
     page.keyboard.press("Escape")
     pasted(shown_code(page, "Python (atelier_client)"), tmp_path, by=sys.executable)
-    found = pixels((tmp_path / "image-0.png").read_bytes())
+    found = pixels_of((tmp_path / "image-0.png").read_bytes())
     body = {"model": "shapes-ldm", "steps": 5, "seed": 3, "guidance_rescale": 0.5}
-    assert np.array_equal(found, asked(site, **body))
+    assert np.array_equal(found, image(site, **body))
 
 
 def test_a_label_is_said_to_each_client(site: str, open_page: Opener, tmp_path: Path) -> None:
     page = open_page(f"{site}/#shapes-cgan/generate?label=ring&seed=3")
-    wanted = asked(site, model="shapes-cgan", label="ring", seed=3)
+    wanted = image(site, model="shapes-cgan", label="ring", seed=3)
     for title in ("Python (openai)", "Python (atelier_client)"):
         pasted(shown_code(page, title), tmp_path, by=sys.executable)
-        assert np.array_equal(pixels((tmp_path / "image-0.png").read_bytes()), wanted)
+        assert np.array_equal(pixels_of((tmp_path / "image-0.png").read_bytes()), wanted)
 
 
 def test_no_text_breaks_out_of_its_quotes(site: str, open_page: Opener, tmp_path: Path) -> None:

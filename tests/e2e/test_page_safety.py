@@ -13,12 +13,11 @@ from playwright.sync_api import Page, expect
 from model_store.addition import add_model
 from services.serving.local import open_store
 from tests.e2e.page_fixtures import PATIENCE_MS, Opener, catalog_site
+from tests.e2e.using_the_page import REFUSED
 from tests.unit.tiny_networks import CLASSES, Generator, write_model
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
-
-REFUSED = "Failed to load resource"
 
 
 def attack(place: str) -> str:

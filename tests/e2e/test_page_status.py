@@ -15,13 +15,13 @@ from playwright.sync_api import Page, expect
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from tests.e2e.page_fixtures import PATIENCE_MS, Opener, settled, violations
-from tests.e2e.tool_fixtures import imported, tiny_site
+from tests.e2e.tool_fixtures import tiny_site
+from tests.e2e.using_the_page import REFUSED, imported
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
 
 KEY = "a key of the tests"
-REFUSED = "Failed to load resource"
 
 
 @pytest.fixture(scope="module")

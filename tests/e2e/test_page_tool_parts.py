@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from services.core.parameters import Latents
 from tests.e2e.page_fixtures import Opener, settled, violations
-from tests.e2e.tool_fixtures import at, imported, press, shown, some_image, upload
+from tests.e2e.using_the_page import at, imported, press, shown, some_image, upload
 
 pytestmark = pytest.mark.slow
 

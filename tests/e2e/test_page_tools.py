@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from services.core.parameters import Latents
 from tests.e2e.page_fixtures import Opener, settled
-from tests.e2e.tool_fixtures import (
+from tests.e2e.using_the_page import (
     Pixels,
     Sent,
     at,
