@@ -66,6 +66,14 @@ def evenness(read: Tensor, values: int) -> float:
     return float(torch.special.entr(share).sum()) / math.log(values)
 
 
+def factors_evenness(read: Tensor) -> dict[str, float]:
+    """The evenness of each factor of those read, ``[n, 6]``: 1 when all values come equally."""
+    return {
+        name: round(evenness(read[:, i], values), 4)
+        for i, (name, values) in enumerate(zip(FACTORS, CONFIG["values"], strict=True))
+    }
+
+
 def factor_accuracy(images: Tensor, factors: Tensor) -> dict[str, float]:
     """Share of images in which each factor is read as ``factors`` ``[n, 6]`` says, in [0, 1]."""
     right = (read_factors(images) == factors).float().mean(dim=0)

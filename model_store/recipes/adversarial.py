@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.recipes.training import Run, averaged, learning_rate, set_learning_rate
+from model_store.recipes.players import Players
+from model_store.recipes.training import learning_rate
 
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 """Source images and what is to become of them, a fresh batch of each."""
@@ -66,49 +67,28 @@ def play(
     Returns:
         The generator of averaged weights in eval mode, and how long it took.
     """
-    average = averaged(generator, game.decay)
-    betas = (0.5, 0.99)
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=0.0, betas=betas)
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=0.0, betas=betas)
-    run = Run(
-        name,
-        options.minutes,
-        options.workspace,
-        {
-            "generator": generator,
-            "discriminator": discriminator,
-            "average": average,
-            "optimizer_g": optimizer_g,
-            "optimizer_d": optimizer_d,
-        },
-        fresh=options.fresh,
-        export_only=options.export_only,
-    )
+    players = Players(name, generator, discriminator, options, decay=game.decay, betas=(0.5, 0.99))
+    run = players.run
     for step in run.steps():
-        set_learning_rate(optimizer_g, learning_rate(run.progress, game.generator_rate))
-        set_learning_rate(optimizer_d, learning_rate(run.progress, game.discriminator_rate))
+        players.set_rates(
+            learning_rate(run.progress, game.generator_rate),
+            learning_rate(run.progress, game.discriminator_rate),
+        )
         source, real = draw(run.generator)
         made = generator(source)
         score_real, score_made = discriminator(
             torch.cat([seen(source, real), seen(source, made.detach())])
         ).chunk(2)
         loss_d = pairing(score_real, score_made)
-        optimizer_d.zero_grad(set_to_none=True)
-        loss_d.backward()
-        optimizer_d.step()
+        players.opponent_learns(loss_d)
 
-        discriminator.requires_grad_(False)
-        apart = content(made, real)
-        fooled = pairing(discriminator(seen(source, made)), score_real.detach())
-        loss_g = apart + game.adversarial * fooled
-        optimizer_g.zero_grad(set_to_none=True)
-        loss_g.backward()
-        optimizer_g.step()
-        discriminator.requires_grad_(True)
-        average.update_parameters(generator)
+        with players.opponent_still():
+            apart = content(made, real)
+            fooled = pairing(discriminator(seen(source, made)), score_real.detach())
+            players.generator_learns(apart + game.adversarial * fooled)
         if step % game.log_every == 0:
             run.log(content=float(apart.detach()), discriminator=float(loss_d.detach()))
-    return average.module.eval(), run.summary()
+    return players.average.module.eval(), run.summary()
 
 
 def pairing(higher: Tensor, lower: Tensor) -> Tensor:

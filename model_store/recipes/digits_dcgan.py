@@ -18,7 +18,8 @@ from model_store.export.folding import folded
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import digit_gans as gans
-from model_store.recipes.training import Run, arguments, averaged, learning_rate, set_learning_rate
+from model_store.recipes.players import Players
+from model_store.recipes.training import arguments, learning_rate
 
 LATENT = 32
 CONFIG: dict[str, Any] = {"latent": LATENT, "width": 28}
@@ -30,46 +31,33 @@ MOMENTA = (0.5, 0.99)
 def train(options: argparse.Namespace) -> tuple[nn.Module, str]:
     """Play the game; the generator with averaged weights, and how long it took."""
     generator, critic = StridedGenerator(**CONFIG), StridedCritic(32, normalized=True)
-    average = averaged(generator, 0.999)
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=RATE, betas=MOMENTA)
-    optimizer_d = torch.optim.Adam(critic.parameters(), lr=RATE, betas=MOMENTA)
-    run = Run(
+    players = Players(
         "digits-dcgan",
-        options.minutes,
-        options.workspace,
-        {
-            "generator": generator,
-            "critic": critic,
-            "average": average,
-            "optimizer_g": optimizer_g,
-            "optimizer_d": optimizer_d,
-        },
-        fresh=options.fresh,
-        export_only=options.export_only,
+        generator,
+        critic,
+        options,
+        decay=0.999,
+        betas=MOMENTA,
+        names=("generator", "critic"),
     )
+    run = players.run
     for step in run.steps():
-        for optimizer in (optimizer_g, optimizer_d):
-            set_learning_rate(optimizer, learning_rate(run.progress, RATE))
+        rate = learning_rate(run.progress, RATE)
+        players.set_rates(rate, rate)
         fake = generator(torch.randn(BATCH, LATENT, generator=run.generator))
         score_real = critic(gans.shown(gans.reals(BATCH, run.generator), run.generator))
         score_fake = critic(gans.shown(fake.detach(), run.generator))
         loss_d = functional.softplus(-score_real).mean() + functional.softplus(score_fake).mean()
-        optimizer_d.zero_grad(set_to_none=True)
-        loss_d.backward()
-        optimizer_d.step()
+        players.opponent_learns(loss_d)
 
-        critic.requires_grad_(False)
-        loss_g = functional.softplus(-critic(gans.shown(fake, run.generator))).mean()
-        optimizer_g.zero_grad(set_to_none=True)
-        loss_g.backward()
-        optimizer_g.step()
-        critic.requires_grad_(True)
-        average.update_parameters(generator)
+        with players.opponent_still():
+            loss_g = functional.softplus(-critic(gans.shown(fake, run.generator))).mean()
+            players.generator_learns(loss_g)
         if step % 200 == 0:
             run.log(d=float(loss_d.detach()), g=float(loss_g.detach()))
     source = torch.Generator().manual_seed(5)
     final = gans.settled(
-        average.module, lambda count: {"z": torch.randn(count, LATENT, generator=source)}
+        players.average.module, lambda count: {"z": torch.randn(count, LATENT, generator=source)}
     )
     return final, run.summary()
 

@@ -36,11 +36,9 @@ class Standardizer(nn.Module):
 
 def encode_pool(encoder: nn.Module, count: int) -> tuple[Tensor, Tensor]:
     """Posterior means ``[count, 8, 8, 8]`` of training images, and their factors ``[count, 6]``."""
-    generator = torch.Generator().manual_seed(4)
     latents, factors = [], []
     with torch.no_grad():
-        for _ in range(count // 500):
-            images, batch_factors = shapes.batch(500, "train", generator)
+        for images, drawn in shapes.pool(count, seed=4):
             latents.append(encoder(images)[0])
-            factors.append(batch_factors)
+            factors.append(drawn)
     return torch.cat(latents), torch.cat(factors)

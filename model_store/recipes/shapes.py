@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Literal
 
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
+
+POOL_PART = 500
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
@@ -250,3 +252,15 @@ def batch(
     """Images ``[count, 3, resolution, resolution]`` in [-1, 1] and their factors ``[count, 6]``."""
     factors = sample_factors(count, split, generator)
     return render(factors, generator, resolution=resolution), factors
+
+
+def pool(count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training images and their factors, `POOL_PART` at a time as `batch` gives them.
+
+    Args:
+        count: how many in all; what does not fill a part is left out.
+        seed: of the drawing.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count // POOL_PART):
+        yield batch(POOL_PART, "train", generator)

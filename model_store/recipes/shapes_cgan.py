@@ -30,10 +30,10 @@ from model_store.export.card import Card
 from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import shapes
+from model_store.recipes.players import Players
 from model_store.recipes.training import (
     Run,
     arguments,
-    averaged,
     compiled,
     learning_rate,
     set_learning_rate,
@@ -96,9 +96,9 @@ class Codes(NamedTuple):
 
 def pool(count: int) -> tuple[Tensor, Tensor]:
     """``count`` training images, kept in half precision, and their labels ``[count]``."""
-    generator = torch.Generator().manual_seed(0)
-    parts = [shapes.batch(500, "train", generator) for _ in range(count // 500)]
-    return torch.cat([image.half() for image, _ in parts]), torch.cat([f[:, 0] for _, f in parts])
+    parts = [(images.half(), factors[:, 0]) for images, factors in shapes.pool(count, seed=0)]
+    images, labels = zip(*parts, strict=True)
+    return torch.cat(images), torch.cat(labels)
 
 
 def drawing_loss(drawn: Tensor, image: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
@@ -189,47 +189,25 @@ def play(generator: nn.Module, codes: Codes, options: argparse.Namespace) -> tup
     ``codes`` are standardised.
     """
     discriminator = CodeDiscriminator(len(LABELS), CODE)
-    average = averaged(generator, 0.998)
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=GAME_RATE, betas=(0.0, 0.99))
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=GAME_RATE, betas=(0.0, 0.99))
-    run = Run(
-        "shapes-cgan",
-        options.minutes,
-        options.workspace,
-        {
-            "generator": generator,
-            "discriminator": discriminator,
-            "average": average,
-            "optimizer_g": optimizer_g,
-            "optimizer_d": optimizer_d,
-        },
-        fresh=options.fresh,
-        export_only=options.export_only,
-    )
+    players = Players("shapes-cgan", generator, discriminator, options, decay=0.998)
+    run = players.run
     for step in run.steps():
         rate = game_rate(run.progress) * min(1.0, step / 200)
-        set_learning_rate(optimizer_g, rate)
-        set_learning_rate(optimizer_d, rate)
+        players.set_rates(rate, rate)
         rows = torch.randint(len(codes.label), (GAME_BATCH,), generator=run.generator)
         label = codes.label[rows]
         real = codes.draw(rows, run.generator)
         fake = generator(torch.randn(GAME_BATCH, LATENT, generator=run.generator), label)
         nudge = torch.randn(2 * GAME_BATCH, CODE, generator=run.generator)
         loss_d, score_real = discriminator_loss(discriminator, real, fake.detach(), label, nudge)
-        optimizer_d.zero_grad(set_to_none=True)
-        loss_d.backward()
-        optimizer_d.step()
+        players.opponent_learns(loss_d)
 
-        discriminator.requires_grad_(False)
-        margin = score_real - discriminator(fake, label)
-        optimizer_g.zero_grad(set_to_none=True)
-        functional.softplus(margin).mean().backward()
-        optimizer_g.step()
-        discriminator.requires_grad_(True)
-        average.update_parameters(generator)
+        with players.opponent_still():
+            margin = score_real - discriminator(fake, label)
+            players.generator_learns(functional.softplus(margin).mean())
         if step % 500 == 0:
             run.log(d=float(loss_d.detach()), margin=float(margin.detach().mean()))
-    return average.module, run.summary()
+    return players.average.module, run.summary()
 
 
 def train(options: argparse.Namespace) -> tuple[ConditionalGenerator, str]:
@@ -263,11 +241,8 @@ def measure(generator: nn.Module) -> dict[str, Any]:
     label = torch.arange(len(LABELS)).repeat_interleave(MEASURED // len(LABELS))
     read = judge.read_factors(make(generator, label, seed=12))
     right = (read[:, 0] == label).float()
-    evenness = {
-        name: round(judge.evenness(read[:, i], len(values)), 4)
-        for i, (name, values) in enumerate(shapes.FACTORS.items())
-        if name != "shape"
-    }
+    evenness = judge.factors_evenness(read)
+    del evenness["shape"]  # it is what is asked for
     return {
         "label_accuracy": round(float(right.mean()), 4),
         "label_accuracy_by_shape": {

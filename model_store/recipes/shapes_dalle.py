@@ -61,10 +61,8 @@ class TextToImage(NamedTuple):
 
 def code_pool(autoencoder: DiscreteAutoencoder, count: int) -> tuple[Tensor, Tensor]:
     """Codes ``[count, 64]`` of training images, and their factors ``[count, 6]``."""
-    generator = torch.Generator().manual_seed(4)
     codes, factors = [], []
-    for _ in range(count // 500):
-        images, said = shapes.batch(500, "train", generator)
+    for images, said in shapes.pool(count, seed=4):
         codes.append(encoded(autoencoder.encoder, images))
         factors.append(said)
     return torch.cat(codes), torch.cat(factors)

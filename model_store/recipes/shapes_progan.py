@@ -30,7 +30,8 @@ from model_store.export.network import Input, NetworkExport
 from model_store.export.package import Package, publish
 from model_store.recipes import shapes
 from model_store.recipes.growth import follow, made_at, moment, real_at
-from model_store.recipes.training import Run, arguments, averaged, set_learning_rate
+from model_store.recipes.players import Players
+from model_store.recipes.training import arguments
 
 ID = "shapes-progan"
 LATENT = 64
@@ -40,7 +41,6 @@ POOL = 12_000
 BATCHES = (64, 48, 32)
 """Images of a step at each resolution."""
 RATE = 2e-3
-MOMENTA = (0.0, 0.99)
 DECAY = 0.998
 LATE_SHARE = 0.25
 """Share of the time at the end in which the learning rate falls to zero."""
@@ -58,9 +58,7 @@ SHEET_COLUMNS = 16
 
 def pool(count: int) -> Tensor:
     """``count`` training images as uint8 ``[count, 3, 32, 32]``."""
-    generator = torch.Generator().manual_seed(0)
-    parts = [shapes.batch(500, "train", generator)[0] for _ in range(count // 500)]
-    return torch.cat([_levels(images) for images in parts])
+    return torch.cat([_levels(images) for images, _ in shapes.pool(count, seed=0)])
 
 
 def _levels(images: Tensor) -> Tensor:
@@ -90,28 +88,12 @@ def opponent_loss(
 def train(options: argparse.Namespace) -> tuple[ProgressiveGenerator, str]:
     """Play the game; the generator of averaged weights, and how long it took."""
     generator, discriminator = ProgressiveGenerator(**CONFIG), ProgressiveDiscriminator(CHANNELS)
-    average = averaged(generator, DECAY)
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=RATE, betas=MOMENTA, fused=True)
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=RATE, betas=MOMENTA, fused=True)
     images = pool(POOL)
-    run = Run(
-        ID,
-        options.minutes,
-        options.workspace,
-        {
-            "generator": generator,
-            "discriminator": discriminator,
-            "average": average,
-            "optimizer_g": optimizer_g,
-            "optimizer_d": optimizer_d,
-        },
-        fresh=options.fresh,
-        export_only=options.export_only,
-    )
+    players = Players(ID, generator, discriminator, options, decay=DECAY, fused=True)
+    run = players.run
     for step in run.steps():
         at = moment(run.progress)
-        for optimizer in (optimizer_g, optimizer_d):
-            set_learning_rate(optimizer, rate(run.progress))
+        players.set_rates(rate(run.progress), rate(run.progress))
         count = BATCHES[at.stage]
         rows = torch.randint(len(images), (count,), generator=run.generator)
         real = real_at(images[rows].float() / 127.5 - 1, at)
@@ -119,20 +101,14 @@ def train(options: argparse.Namespace) -> tuple[ProgressiveGenerator, str]:
         loss_d = opponent_loss(
             discriminator, real, made.detach(), at, penalized=step % PENALTY_EVERY == 0
         )
-        optimizer_d.zero_grad(set_to_none=True)
-        loss_d.backward()
-        optimizer_d.step()
+        players.opponent_learns(loss_d)
 
-        discriminator.requires_grad_(False)
-        loss_g = functional.softplus(-discriminator(made, *at)).mean()
-        optimizer_g.zero_grad(set_to_none=True)
-        loss_g.backward()
-        optimizer_g.step()
-        discriminator.requires_grad_(True)
-        average.update_parameters(generator)
+        with players.opponent_still():
+            loss_g = functional.softplus(-discriminator(made, *at)).mean()
+            players.generator_learns(loss_g)
         if step % 100 == 0:
             run.log(side=SIDES[at.stage], d=float(loss_d.detach()), g=float(loss_g.detach()))
-    final = cast(ProgressiveGenerator, average.module.eval())
+    final = cast(ProgressiveGenerator, players.average.module.eval())
     follow(final, torch.randn(FOLLOWED, LATENT, generator=torch.Generator().manual_seed(5)))
     return final, run.summary()
 
@@ -172,10 +148,7 @@ def measure(generator: nn.Module) -> dict[str, Any]:
     return {
         **compared(finest),
         "confidence": judge.confidence(finest),
-        "evenness": {
-            name: round(judge.evenness(read[:, i], len(values)), 4)
-            for i, (name, values) in enumerate(shapes.FACTORS.items())
-        },
+        "evenness": judge.factors_evenness(read),
         "share": shares,
         "coarser_psnr_db": {
             str(side): round(

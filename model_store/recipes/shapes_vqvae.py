@@ -53,9 +53,7 @@ class DiscreteAutoencoder(NamedTuple):
 
 def pool(count: int) -> Tensor:
     """``count`` training images, kept in half precision: drawing them costs as much as learning."""
-    generator = torch.Generator().manual_seed(0)
-    parts = [shapes.batch(500, "train", generator)[0].half() for _ in range(count // 500)]
-    return torch.cat(parts)
+    return torch.cat([images.half() for images, _ in shapes.pool(count, seed=0)])
 
 
 def train(minutes: float, workspace: Path, *, fresh: bool = False) -> DiscreteAutoencoder:

@@ -17,6 +17,7 @@ from model_store.architectures.gan import CodeDiscriminator
 from model_store.architectures.stylegan2 import StyleMapping
 from model_store.architectures.stylegan2_discriminator import StyleDiscriminator
 from model_store.recipes import shapes
+from model_store.recipes.players import Players
 from model_store.recipes.shapes_cgan import Codes, discriminator_loss, game_rate
 from model_store.recipes.stylegan2_drawing import (
     RESOLUTION,
@@ -25,12 +26,7 @@ from model_store.recipes.stylegan2_drawing import (
     PosteriorEncoder,
     settled,
 )
-from model_store.recipes.training import (
-    Run,
-    averaged,
-    compiled,
-    set_learning_rate,
-)
+from model_store.recipes.training import compiled
 
 LATENT = 64
 POOL = 20_000
@@ -50,11 +46,9 @@ HEAD_START = 0.1
 
 def encode_pool(encoder: PosteriorEncoder) -> Codes:
     """Gaussians over the latents of `POOL` training images."""
-    generator = torch.Generator().manual_seed(7)
     means, deviations = [], []
     with torch.no_grad():
-        for _ in range(POOL // 500):
-            images, _ = shapes.batch(500, "train", generator)
+        for images, _ in shapes.pool(POOL, seed=7):
             mean, log_variance = encoder(images)
             means.append(mean)
             deviations.append((0.5 * log_variance).exp())
@@ -75,53 +69,36 @@ def learn_latents(
     """Train the mapping network among latents; its average, and how long it took."""
     mapping = StyleMapping(LATENT, STYLE)
     discriminator = CodeDiscriminator(1, STYLE)
-    average = averaged(mapping, 0.998)
-    optimizer_g = torch.optim.Adam(mapping.parameters(), lr=0.0, betas=(0.0, 0.99))
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=0.0, betas=(0.0, 0.99))
-    run = Run(
+    players = Players(
         "shapes-stylegan2-latents",
-        minutes,
-        options.workspace,
-        {
-            "mapping": mapping,
-            "discriminator": discriminator,
-            "average": average,
-            "optimizer_g": optimizer_g,
-            "optimizer_d": optimizer_d,
-        },
-        fresh=options.fresh,
-        export_only=options.export_only,
+        mapping,
+        discriminator,
+        options,
+        decay=0.998,
+        minutes=minutes,
+        names=("mapping", "discriminator"),
     )
+    run = players.run
     standard = codes.standardized()
     label = torch.zeros(LATENT_BATCH, dtype=torch.long)
     for step in run.steps():
         rate = game_rate(run.progress) * min(1.0, step / 200)
-        set_learning_rate(optimizer_d, rate)
-        set_learning_rate(optimizer_g, rate / game_rate(0.0) * MAPPING_RATE)
+        players.set_rates(rate / game_rate(0.0) * MAPPING_RATE, rate)
         rows = torch.randint(POOL, (LATENT_BATCH,), generator=run.generator)
         real = standard.draw(rows, run.generator)
         made = mapping(torch.randn(LATENT_BATCH, LATENT, generator=run.generator))
         nudge = torch.randn(2 * LATENT_BATCH, STYLE, generator=run.generator)
         loss_d, score_real = discriminator_loss(discriminator, real, made.detach(), label, nudge)
-        update(optimizer_d, loss_d)
+        players.opponent_learns(loss_d)
 
-        discriminator.requires_grad_(False)
-        margin = score_real - discriminator(made, label)
-        update(optimizer_g, functional.softplus(margin).mean())
-        discriminator.requires_grad_(True)
-        average.update_parameters(mapping)
+        with players.opponent_still():
+            margin = score_real - discriminator(made, label)
+            players.generator_learns(functional.softplus(margin).mean())
         if step % 500 == 0:
             run.log(d=float(loss_d.detach()), margin=float(margin.detach().mean()))
-    played = settled(mapping, average)
+    played = settled(mapping, players.average)
     unstandardize(played, *codes.moments())
     return played, run.summary()
-
-
-def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
 
 
 class Player(nn.Module):
@@ -155,29 +132,23 @@ def r1(discriminator: nn.Module, images: Tensor) -> Tensor:
 def play(player: Player, options: argparse.Namespace, minutes: float) -> tuple[Player, str]:
     """Train mapping and synthesis among images; their average, and how long it took."""
     discriminator = StyleDiscriminator()
-    average = averaged(player, 0.995)
-    optimizer_g = torch.optim.Adam(player.parameters(), lr=0.0, betas=(0.0, 0.99))
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=0.0, betas=(0.0, 0.99))
-    run = Run(
+    players = Players(
         "shapes-stylegan2",
-        minutes,
-        options.workspace,
-        {
-            "player": player,
-            "discriminator": discriminator,
-            "average": average,
-            "optimizer_g": optimizer_g,
-            "optimizer_d": optimizer_d,
-        },
-        fresh=options.fresh,
-        export_only=options.export_only,
+        player,
+        discriminator,
+        options,
+        decay=0.995,
+        minutes=minutes,
+        names=("player", "discriminator"),
     )
+    run = players.run
     draw = compiled(player.generator)
     noise_size = player.generator.synthesis.noise_size
     for step in run.steps():
         falling = game_rate(run.progress) / game_rate(0.0)
-        set_learning_rate(optimizer_d, DISCRIMINATOR_RATE * falling)
-        set_learning_rate(optimizer_g, IMAGE_RATE * falling * min(1.0, run.progress / HEAD_START))
+        players.set_rates(
+            IMAGE_RATE * falling * min(1.0, run.progress / HEAD_START), DISCRIMINATOR_RATE * falling
+        )
         real, _ = shapes.batch(IMAGE_BATCH, "train", run.generator, resolution=RESOLUTION)
         z = torch.randn(IMAGE_BATCH, LATENT, generator=run.generator)
         noise = torch.randn(IMAGE_BATCH, noise_size, generator=run.generator)
@@ -187,12 +158,10 @@ def play(player: Player, options: argparse.Namespace, minutes: float) -> tuple[P
         loss_d = loss_d + functional.softplus(-discriminator(real)).mean()
         if step % R1_EVERY == 0:
             loss_d = loss_d + R1_GAMMA / 2 * R1_EVERY * r1(discriminator, real)
-        update(optimizer_d, loss_d)
+        players.opponent_learns(loss_d)
 
-        discriminator.requires_grad_(False)
-        update(optimizer_g, functional.softplus(-discriminator(made)).mean())
-        discriminator.requires_grad_(True)
-        average.update_parameters(player)
+        with players.opponent_still():
+            players.generator_learns(functional.softplus(-discriminator(made)).mean())
         if step % 20 == 1:
             run.log(discriminator=float(loss_d.detach()), made=float(score_made.detach().mean()))
-    return settled(player, average), run.summary()
+    return settled(player, players.average), run.summary()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -110,14 +109,10 @@ def measure(player: Player) -> dict[str, Any]:
         generator=torch.Generator().manual_seed(5),
     )
     change = (drawn(player, few, noise) - images[:GRAINED]).abs().mean() * 127.5
-    evenness: Mapping[str, float] = {
-        name: round(judge.evenness(factors[:, i], len(values)), 4)
-        for i, (name, values) in enumerate(shapes.FACTORS.items())
-    }
     return {
         **likeness(images),
         "judge_confidence": judge.confidence(functional.avg_pool2d(images, 2)),
-        "evenness": evenness,
+        "evenness": judge.factors_evenness(factors),
         "perceptual_path_length_domain_classifier": round(paths(player), 2),
         "follows_the_first_of_two_mixed": measure_mixing(player, w[:300]),
         "noise_changes_levels_of_255": round(float(change), 3),
