@@ -102,7 +102,7 @@ class Direction:
             "space": "w",
             "direction": [round(float(x), 6) for x in self.vector],
             "unit": round(self.unit, 4),
-            "layers": self.layers,
+            "layers": None if self.layers is None else list(self.layers),
             "source": self.source,
             "accuracy": self.accuracy,
         }
