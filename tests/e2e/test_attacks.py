@@ -23,6 +23,7 @@ from services.gateway.key_store import KeyStore
 from tests.e2e.asks import png
 from tests.e2e.listening import answers, listening, other_address
 from tests.e2e.running import ROOT, Server, free_port, until
+from tests.floods import RANGES, form
 
 ASK = {"model": "shapes-ldm", "prompt": "a red star", "seed": 1, "steps": 4}
 BODY_SECONDS = 15.0
@@ -121,7 +122,7 @@ def test_rays_own_services_ask_for_a_token(town: Town):
 @pytest.mark.parametrize(
     "flood",
     [
-        ["range: bytes=" + ",".join(f"{i}-" for i in range(20_000))],
+        [f"range: {RANGES}"],
         [f"x-{i}: y" for i in range(2_000)],
         ["x: " + "y" * (1 << 20)],
     ],
@@ -258,12 +259,11 @@ def test_no_url_in_a_request_is_fetched(town: Town):
 
 def test_a_flood_of_parts_is_refused(town: Town):
     """Attack 11."""
-    part = '--b\r\nContent-Disposition: form-data; name="f{}"\r\n\r\nx\r\n'
-    body = "".join(part.format(i) for i in range(20_000)) + "--b--\r\n"
+    body, headers = form(f"f{i}" for i in range(20_000))
     answer = httpx.post(
         f"{town.server.url}/v1/edit",
-        content=body.encode(),
-        headers={**town.headers, "content-type": "multipart/form-data; boundary=b"},
+        content=body,
+        headers={**town.headers, **headers},
         timeout=60,
     )
     assert answer.status_code == 413

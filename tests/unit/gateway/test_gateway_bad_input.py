@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.floods import form
+
 ASK = {"model": "shapes-ldm", "prompt": "a star", "seed": 7}
 JSON = {"content-type": "application/json"}
 
@@ -189,17 +191,10 @@ def test_image_bytes_are_limited_before_they_are_decoded(connect: Any) -> None:
     assert "1000" in answer.json()["error"]["message"]
 
 
-def _flood(names: list[str], *, files: bool) -> tuple[bytes, dict[str, str]]:
-    name = '; filename="x"' if files else ""
-    parts = [f'--b\r\nContent-Disposition: form-data; name="{n}"{name}\r\n\r\nx\r\n' for n in names]
-    headers = {"content-type": "multipart/form-data; boundary=b"}
-    return "".join([*parts, "--b--\r\n"]).encode(), headers
-
-
 @pytest.mark.parametrize("files", [False, True])
 @pytest.mark.parametrize("count", [100, 20_000])
 def test_a_flood_of_parts_is_413(client: Any, count: int, files: bool) -> None:
-    body, headers = _flood([f"f{i}" for i in range(count)], files=files)
+    body, headers = form([f"f{i}" for i in range(count)], files=files)
     answer = client.post("/v1/edit", content=body, headers=headers)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "too_large"
@@ -215,11 +210,11 @@ FORMS = {
     "garbage": (b"garbage" * 100, 400),
     "long header": (b"--b\r\nX: " + b"a" * 100_000 + b"\r\n\r\nx\r\n--b--\r\n", 400),
     "many headers": (b"--b\r\n" + b"X: y\r\n" * 5000 + b"\r\nx\r\n--b--\r\n", 400),
-    "field twice": (_flood(["model", "model"], files=False)[0], 422),
-    "mask twice": (_flood(["mask", "mask"], files=True)[0], 422),
-    "file as scalar": (_flood(["model"], files=True)[0], 422),
-    "unknown field": (_flood(["model", "stepz"], files=False)[0], 422),
-    "broken JSON": (_flood(["latents"], files=False)[0], 422),
+    "field twice": (form(["model", "model"])[0], 422),
+    "mask twice": (form(["mask", "mask"], files=True)[0], 422),
+    "file as scalar": (form(["model"], files=True)[0], 422),
+    "unknown field": (form(["model", "stepz"])[0], 422),
+    "broken JSON": (form(["latents"])[0], 422),
     "no fields": (b"--b--\r\n", 422),
 }
 

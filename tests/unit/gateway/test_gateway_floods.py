@@ -9,9 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.asgi import Connection
+from tests.floods import RANGES
 
 ASK = {"model": "shapes-ldm", "prompt": "a red circle", "seed": 1}
-RANGES = "bytes=" + ",".join(f"{i}-" for i in range(20_000))
 
 
 @pytest.mark.parametrize(
