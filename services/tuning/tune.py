@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from services.core.errors import AtelierError, InvalidParameter
 from services.serving.settings import Pool
@@ -13,14 +11,11 @@ from services.serving.tuned import hardware
 from services.tuning.asked import (
     QUALITY_KNOBS,
     Asked,
-    KnobName,
-    Limits,
-    Objective,
     Outcome,
-    Workload,
 )
 from services.tuning.bench import Bench
 from services.tuning.finals import FINALISTS, OTHER_SAMPLES, Final, finalists, play, winner
+from services.tuning.order import Order
 from services.tuning.plot import draw_front
 from services.tuning.result import (
     CONFIG,
@@ -36,42 +31,6 @@ from services.tuning.result import (
 )
 from services.tuning.space import About, Dial, Value, changed, dials_of
 from services.tuning.study import Study, Tried
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many parts are done, and how many there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What `tune` is to do.
-
-    Attributes:
-        model: its name.
-        objectives: what to improve, at least one.
-        limits: what may not be lost.
-        workload: how the model is used meanwhile.
-        knobs: what may be changed.
-        trials: of the search, those of earlier runs among them.
-        minutes: for everything; as long as it takes if ``None``.
-        rounds: of the finals.
-        config: what the model is served by.
-        store: folder of the user's models.
-        out: folder for the results; a study in it is gone on with.
-    """
-
-    model: str
-    objectives: tuple[Objective, ...]
-    limits: Limits
-    workload: Workload
-    knobs: tuple[KnobName, ...]
-    trials: int
-    minutes: float | None
-    rounds: int
-    config: Path
-    store: str | None
-    out: Path
-    progress: Progress = field(default=lambda what, done, total: None)
-    told: Callable[[Tried, Outcome], None] = field(default=lambda tried, base: None)
 
 
 def tune(order: Order) -> Result:

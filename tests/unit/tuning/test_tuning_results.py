@@ -12,7 +12,7 @@ from torch import device
 from typer.testing import CliRunner
 
 from services.cli import app
-from services.cli.tune import seconds_of, share_of
+from services.cli.tune_order import seconds_of, share_of
 from services.core.errors import InvalidParameter
 from services.core.job import Answer, Call, Task, Timings
 from services.serving.settings import Deployment, Pool
@@ -20,12 +20,13 @@ from services.tuning.asked import Asked, Limits, Outcome, Workload
 from services.tuning.bench import Bench
 from services.tuning.finals import Final
 from services.tuning.load import LEAST_REQUESTS, WAVES, latencies, throughput
+from services.tuning.order import Order
 from services.tuning.plot import draw_front
 from services.tuning.precisions import precisions_of
 from services.tuning.result import Result, pool_of, write_config
 from services.tuning.space import About, configured
 from services.tuning.study import Tried
-from services.tuning.tune import Order, searched, tune
+from services.tuning.tune import searched, tune
 
 MODEL = "digits-ddpm"
 ABOUT = About(
