@@ -62,8 +62,8 @@ CONTRASTS = (
     Contrast("warm_color", "color", low=(1, 2, 6), high=(0, 3, 5)),
     Contrast("ring", "shape", low=(0,), high=(3,)),
 )
-RANGES = (None, (0, 0), (1, 6), (0, 3), (3, 6))
-"""Layers that edits are tried in: all, the pose, all but the pose, the form, the colors."""
+RANGES = (None, (0, 0), (0, 1), (0, 3), (1, 3), (4, 4), (4, 6))
+"""Layers that edits are tried in: all, the pose, the form with and without it, the colors."""
 COLUMNS = 12
 
 

@@ -30,7 +30,7 @@ ENOUGH = 0.8
 """Share of edits that have to change what is asked, and to leave every other factor."""
 TRIED = 400
 """Latents that choose an edit, and as many more that measure it."""
-STRENGTHS = (0.8, 1.0, 1.25)
+STRENGTHS = (0.6, 0.8, 1.0, 1.25, 1.6)
 """Tried as the unit, in distances between the means of the two groups."""
 
 Layers = tuple[int, int] | None

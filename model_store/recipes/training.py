@@ -27,7 +27,11 @@ def default_device() -> torch.device:
 
 
 def arguments(description: str, *, minutes: float) -> argparse.Namespace:
-    """The options every recipe takes: how long, from what, with how much, and where."""
+    """The options every recipe takes: how long, from what, with how much, and where.
+
+    Seeds torch: networks are built before their `Run`.
+    """
+    torch.manual_seed(0)
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--minutes", type=float, default=minutes, help="training time in all")
     parser.add_argument("--fresh", action="store_true", help="forget an earlier checkpoint")

@@ -46,6 +46,7 @@ GENERATE: Examples = {
     },
     "label": {"model": "shapes-cgan", "label": 0, "n": 2, "seed": 7, "output_format": "webp"},
     "unconditional": {"model": "digits-realnvp", "n": 4, "temperature": 0.8},
+    "attribute": {"model": "shapes-stylegan2", "attributes": {"ring": 1.0}, "seed": 7},
 }
 
 EDIT: Examples = {
@@ -73,6 +74,18 @@ EDIT: Examples = {
         "range": [-2, 2],
         "n": 5,
         "seed": 7,
+    },
+    "style_mix": {
+        "model": "shapes-stylegan2",
+        "operation": "style_mix",
+        "seeds": [7, 8],
+        "layer": 4,
+    },
+    "invert": {
+        "model": "shapes-stylegan2",
+        "operation": "invert",
+        "image": SAMPLE_IMAGE,
+        "steps": 20,
     },
 }
 
