@@ -66,7 +66,9 @@ def built_of(args: dict[str, Any], replica: type[PoolReplica]) -> Application:
         "num_replicas": deployment.gateway_replicas,
         "max_ongoing_requests": ongoing,
         "ray_actor_options": _actor(
-            [p for p in deployment.pools if p.placement == "fused"], environment
+            [p for p in deployment.pools if p.placement == "fused"],
+            environment,
+            own_cpus=deployment.gateway_num_cpus,
         ),
         "logging_config": RAYS_LOGS,
         **_life(max(pool.drain_seconds for pool in deployment.pools)),
@@ -126,10 +128,10 @@ def _autoscaling(asked: Autoscaling) -> dict[str, Any]:
     return {**found, "policy": {"policy_function": QUEUE_POLICY, "policy_kwargs": own}}
 
 
-def _actor(pools: list[Pool], environment: dict[str, str]) -> dict[str, Any]:
+def _actor(pools: list[Pool], environment: dict[str, str], own_cpus: float = 0.0) -> dict[str, Any]:
     """What a replica that holds these pools asks Ray for; the gateway alone asks for no device."""
     resources = {
-        "num_cpus": sum(pool.num_cpus for pool in pools),
+        "num_cpus": own_cpus + sum(pool.num_cpus for pool in pools),
         "num_gpus": sum(pool.num_gpus for pool in pools),
     }
     return {**resources, "runtime_env": {"env_vars": environment}} if environment else resources

@@ -192,10 +192,14 @@ class Deployment(_Strict):
     folder of the user's own models, or a URL that fsspec opens, such as ``s3://bucket/models`` (the
     platform's data directory by default). ``metrics_folder``
     is where processes share their series, when there are several; a temporary one by default.
+    ``gateway_num_cpus`` is what each replica of the gateway asks Ray for beside what its fused
+    pools do. On several nodes it is to be more than 0: Ray may put what asks for nothing all on one
+    node, and on a head that has no CPU to give.
     """
 
     gateway: dict[str, Any] = {}
     gateway_replicas: Annotated[int, Field(ge=1)] = 1
+    gateway_num_cpus: Annotated[float, Field(ge=0)] = 0
     store: str | None = None
     metrics_folder: str | None = None
     pools: Annotated[list[Pool], Field(min_length=1)] = [Pool(name="default", placement="fused")]

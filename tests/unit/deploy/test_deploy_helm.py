@@ -206,6 +206,15 @@ def test_monitors_find_pods_and_ports() -> None:
     assert sum(len(group["rules"]) for group in rule["spec"]["groups"]) == wanted
 
 
+def test_no_replica_fits_the_head() -> None:
+    cluster = service()["rayClusterConfig"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    (application,) = yaml.safe_load(service()["serveConfigV2"])["applications"]
+    deployment = Deployment.model_validate(application["args"])
+    assert deployment.gateway_num_cpus > 0
+    assert all(pool.num_cpus > 0 for pool in deployment.pools)
+
+
 def test_the_budget_is_for_the_nodes_that_hold_replicas() -> None:
     (budget,) = render()["PodDisruptionBudget"]
     assert budget["spec"]["selector"]["matchLabels"]["ray.io/node-type"] == "worker"
@@ -222,6 +231,7 @@ def test_ray_is_that_of_the_image() -> None:
     [
         ("gatewayReplica=3", "gatewayReplica"),
         ("gatewayReplicas=1", "gatewayReplicas"),
+        ("gatewayCpus=0", "gatewayCpus"),
         ("redis.address=redis", "redis"),
         ("service.port=70000", "port"),
         ("pools=null", "pools"),

@@ -27,7 +27,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* The Ray Serve config, with what a cluster of several nodes needs. */}}
 {{- define "atelier.serveConfig" -}}
 {{- $gateway := merge (dict "host" "0.0.0.0" "port" 8000) .Values.gateway -}}
-{{- $args := dict "gateway" $gateway "gateway_replicas" .Values.gatewayReplicas "pools" .Values.pools "metrics_folder" "/tmp/atelier/metrics" -}}
+{{- $args := dict "gateway" $gateway "gateway_replicas" .Values.gatewayReplicas "gateway_num_cpus" .Values.gatewayCpus "pools" .Values.pools "metrics_folder" "/tmp/atelier/metrics" -}}
 {{- if .Values.store.existingClaim -}}
 {{- $_ := set $args "store" "/models" -}}
 {{- end -}}
