@@ -57,7 +57,7 @@ format: $(VENV)/.developing  ## put the style right where a machine can
 bench: $(VENV)/.developing  ## images per second: the bare network, the loop, and over HTTP
 	$(bin)/python -m loadtests.throughput
 
-peers: $(VENV)/.developing  ## install LitServe and BentoML, each apart, for `make goodput`
+peers: $(VENV)/.developing  ## install LitServe, BentoML and MLServer, each apart, for `make goodput`
 	$(bin)/python -m loadtests.peers.environment
 
 goodput: $(VENV)/.developing  ## requests per second in time on mixed traffic, beside peers (ten minutes)

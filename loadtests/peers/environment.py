@@ -1,9 +1,9 @@
 """Makes the environment of a peer: its own server's packages, over the service's networks.
 
-``python -m loadtests.peers.environment litserve`` (or ``bentoml``). What a peer needs beside what
-the service has is pinned in ``NAME.txt`` and put into a virtual environment of its own, which sees
-the service's packages behind its own: both then run the same torch and onnxruntime, and differ in
-what serves. Nothing of it is a dependency of the service.
+``python -m loadtests.peers.environment litserve`` (or ``bentoml``, or ``mlserver``). What a peer
+needs beside what the service has is pinned in ``NAME.txt`` and put into a virtual environment of
+its own, which sees the service's packages behind its own: both then run the same torch and
+onnxruntime, and differ in what serves. Nothing of it is a dependency of the service.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("litserve", "bentoml")
+NAMES = ("litserve", "bentoml", "mlserver")
 
 
 def folder_of(name: str) -> Path:

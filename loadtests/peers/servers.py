@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from loadtests.peers.environment import is_installed, python_of
-from loadtests.peers.work import DIFFUSION, MODEL_VARIABLE
+from loadtests.peers.work import DIFFUSION, MODEL_VARIABLE, batching
 from loadtests.service import ROOT, running, serving, wait_until_ready
 from loadtests.traffic import mixed
 from services.serving.environment import free_ports
@@ -28,6 +28,8 @@ from services.serving.local import cores
 
 PEERS = ROOT / "loadtests" / "peers"
 EMBEDDED = ROOT / "deploy" / "serve.yaml"
+IN_MLSERVER = "pipeline"
+INFER = f"/v2/models/{IN_MLSERVER}/infer"
 
 Body = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -82,6 +84,36 @@ def _bentoml(model: str) -> Iterator[str]:
 
 
 @contextmanager
+def _mlserver(model: str) -> Iterator[str]:
+    port, grpc = free_ports(2)
+    with TemporaryDirectory() as folder, _environment({MODEL_VARIABLE: model}):
+        most, wait = batching()
+        described = {
+            "name": IN_MLSERVER,
+            "implementation": "loadtests.peers.mlserver_server.BatchedPipeline",
+            "max_batch_size": most,
+            "max_batch_time": wait,
+        }
+        settings = {
+            "host": "127.0.0.1",
+            "http_port": port,
+            "grpc_port": grpc,
+            "metrics_endpoint": None,
+            "environments_dir": folder,
+            "parallel_workers": 1,
+            "debug": False,
+            "gzip_enabled": False,
+        }
+        Path(folder, "model-settings.json").write_text(json.dumps(described), encoding="utf-8")
+        Path(folder, "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        command = [str(python_of("mlserver").with_name("mlserver")), "start", folder]
+        with running(command):
+            address = f"http://127.0.0.1:{port}"
+            wait_until_ready(f"{address}/v2/models/{IN_MLSERVER}/ready")
+            yield address
+
+
+@contextmanager
 def _replicated() -> Iterator[str]:
     """The embedded default with a gateway for each core, as plain servers have processes."""
     config = yaml.safe_load(EMBEDDED.read_text(encoding="utf-8"))
@@ -96,6 +128,12 @@ def _replicated() -> Iterator[str]:
 def _in_a_list(body: dict[str, Any]) -> dict[str, Any]:
     """BentoML batches lists along their first dimension."""
     return {"requests": [body]}
+
+
+def _in_a_tensor(body: dict[str, Any]) -> dict[str, Any]:
+    """MLServer batches tensors along their first dimension; this one holds text."""
+    given = {"name": "requests", "datatype": "BYTES", "shape": [1, 1], "data": [json.dumps(body)]}
+    return {"inputs": [given]}
 
 
 def _config(path: Path, model: str | None = None) -> Callable[[], AbstractContextManager[str]]:
@@ -135,11 +173,13 @@ def small_servers(model: str) -> Mapping[str, Server]:
         found["litserve"] = Server(partial(_litserve, model), "/generate")
     if is_installed("bentoml"):
         found["bentoml"] = Server(partial(_bentoml, model), "/generate", _in_a_list)
+    if is_installed("mlserver"):
+        found["mlserver"] = Server(partial(_mlserver, model), INFER, _in_a_tensor)
     return found
 
 
 def servers() -> Mapping[str, Server]:
-    """All that can be started here; LitServe and BentoML once `make peers` has installed them."""
+    """All that can be started here; those of `NAMES` once `make peers` has installed them."""
     found = {
         "atelier": Server(_config(EMBEDDED), "/v1/generate"),
         "serve.batch": Server(_config(PEERS / "serve_batch.yaml"), "/generate"),
@@ -149,6 +189,8 @@ def servers() -> Mapping[str, Server]:
         found["litserve"] = Server(partial(_litserve, DIFFUSION), "/generate")
     if is_installed("bentoml"):
         found["bentoml"] = Server(partial(_bentoml, DIFFUSION), "/generate", _in_a_list)
+    if is_installed("mlserver"):
+        found["mlserver"] = Server(partial(_mlserver, DIFFUSION), INFER, _in_a_tensor)
     return found
 
 

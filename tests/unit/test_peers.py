@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from loadtests.peers.whole_batches import WholeBatches
 from loadtests.traffic import mixed
 
 
-@pytest.mark.parametrize("installed", [(), ("litserve",), ("litserve", "bentoml")])
+@pytest.mark.parametrize("installed", [(), ("litserve",), environment.NAMES])
 def test_peers_take_part_once_they_are_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...]
 ) -> None:
@@ -30,6 +31,8 @@ def test_every_server_is_sent_the_same_fields() -> None:
     body = {"model": "shapes-ldm", **mixed(1, 1)[0].body()}
     assert servers.Server(lambda: pytest.fail("started"), "/generate").body(body) == body
     assert servers._in_a_list(body) == {"requests": [body]}
+    (tensor,) = servers._in_a_tensor(body)["inputs"]
+    assert [json.loads(one) for one in tensor["data"]] == [body]
 
 
 @pytest.mark.parametrize("name", environment.NAMES)
