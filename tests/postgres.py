@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 
 FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+LOOPBACK = "127.0.0.1"
 USER = "postgres"
 """Whom the server runs as where the tests run as root, which it refuses to."""
 
@@ -27,7 +28,16 @@ def binaries() -> Path | None:
 class Postgres:
     """A server in a folder of its own, on a port of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = LOOPBACK) -> None:
+        """Start it.
+
+        Args:
+            address: of this machine, where it listens; whoever shares the address's first three
+                numbers is let in.
+
+        Raises:
+            FileNotFoundError: no PostgreSQL is installed.
+        """
         found = binaries()
         if found is None:
             raise FileNotFoundError("no PostgreSQL is installed")
@@ -38,14 +48,17 @@ class Postgres:
             entry = pwd.getpwnam(USER)
             os.chown(self._root, entry.pw_uid, entry.pw_gid)
         self._run("initdb", "-D", self._data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync")
+        with (self._data / "pg_hba.conf").open("a", encoding="ascii") as rules:
+            rules.write(f"host all all {address}/24 trust\n")
+        self._address = address
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((address, 0))
             self.port = probe.getsockname()[1]
         self.start()
 
     def url(self, database: str = "postgres") -> str:
         """Of a database, which must be there."""
-        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{USER}@{self._address}:{self.port}/{database}"
 
     def make(self, database: str) -> str:
         """A new database, by its URL."""
@@ -66,7 +79,7 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        options = f"-p {self.port} -k {self._root} -c listen_addresses=127.0.0.1 -c fsync=off"
+        options = f"-p {self.port} -k {self._root} -c listen_addresses={self._address} -c fsync=off"
         log = self._root / "log"
         self._run("pg_ctl", "-D", self._data, "-w", "-t", 60, "-l", log, "-o", options, "start")
 

@@ -37,13 +37,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def until(
+    condition: Callable[[], Any], what: str, seconds: float = 20.0, pause: float = 0.02
+) -> Any:
     """What a condition gives once it holds; fails when that takes too long."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.02)
+        time.sleep(pause)
     return found
 
 

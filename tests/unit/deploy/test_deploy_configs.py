@@ -13,10 +13,12 @@ from ray.serve.schema import ServeDeploySchema
 from model_store.store import Store
 from services.core.errors import InvalidParameter
 from services.gateway.settings import GatewaySettings
+from services.serving.cluster_node import METRICS_FOLDER, STATE
 from services.serving.server import _checked, read_config
 from services.serving.settings import Deployment
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+SEVERAL = "several-nodes"
 CONFIGS = sorted(DEPLOY.glob("*.yaml"))
 
 
@@ -41,10 +43,6 @@ class TestConfig:
         for pool in Deployment.model_validate(arguments(path)).pools:
             assert {m for m in (*pool.models, *pool.preload) if m != "*"} <= known
 
-    def test_it_listens_on_the_loopback(self, path: Path) -> None:
-        config = read_config(path)
-        assert _checked(config, config["http_options"])[0].host == "127.0.0.1"
-
     def test_a_misspelt_pool_is_refused(self, path: Path) -> None:
         wrong = arguments(path)
         wrong["pools"][0]["num_gpu"] = wrong["pools"][0].pop("num_gpus", 1)
@@ -53,7 +51,19 @@ class TestConfig:
 
 
 def test_there_are_configs() -> None:
-    assert {"serve", "one-gpu", "many-models"} <= {path.stem for path in CONFIGS}
+    assert {"serve", "one-gpu", "many-models", SEVERAL} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem != SEVERAL], ids=lambda p: p.stem)
+def test_one_machine_listens_on_the_loopback(path: Path) -> None:
+    config = read_config(path)
+    assert _checked(config, config["http_options"])[0].host == "127.0.0.1"
+
+
+def test_several_machines_have_series_and_gateways_where_they_are_looked_for() -> None:
+    deployment = Deployment.model_validate(arguments(DEPLOY / f"{SEVERAL}.yaml"))
+    assert deployment.metrics_folder == str(STATE / METRICS_FOLDER)
+    assert deployment.gateway_num_cpus > 0
 
 
 def test_listening_everywhere_takes_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
