@@ -126,7 +126,7 @@ def test_a_direction_is_described_as_the_manifest_has_it():
         "space": "w",
         "direction": pytest.approx([0.6, 0.8]),
         "unit": 1.5,
-        "layers": (0, 0),
+        "layers": [0, 0],
         "source": "svm",
         "accuracy": 0.97,
     }
