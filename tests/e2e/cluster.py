@@ -122,7 +122,6 @@ class Cluster:
         command += ["--", ray, "start", "--block", "--temp-dir", f"{own}/ray"]
         command += ["--node-ip-address", machine.address, "--num-cpus", str(cores)]
         command += ["--object-store-memory", str(STORE_BYTES), *arguments]
-        command += ["--ray-client-server-port", "0"] if machine is self.head else []
         log = self.folder / f"{machine.address}.log"
 
         def started() -> bool:
