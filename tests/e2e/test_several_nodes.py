@@ -55,8 +55,14 @@ def test_every_node_but_the_head_has_its_replicas(cluster: Cluster):
         assert cluster.head.replicas(deployment) == []
     for node in cluster.nodes:
         with cluster.client(node) as client:
-            (pool,) = client.get("/v1/status").json()["pools"]
-        assert pool["replicas"] == 2
+            until(lambda c=client: replicas(c) == 2, "the gateway knows both engines", PATIENCE)  # type: ignore[misc]
+
+
+def replicas(client: httpx.Client) -> int:
+    """Of the pool, as the node's gateway counts them."""
+    (pool,) = client.get("/v1/status").raise_for_status().json()["pools"]
+    found: int = pool["replicas"]
+    return found
 
 
 def test_a_seed_gives_the_same_pixels_whichever_node_makes_them(cluster: Cluster):
