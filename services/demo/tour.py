@@ -77,10 +77,12 @@ def _grown(service: Service) -> Iterator[Exhibit]:
     """One scene as it grew; a catalog may lack the model."""
     if "shapes-progan" in service.models():
         started = time.perf_counter()
-        stages = ({"resolution": 8}, {"resolution": 16}, {"resolution": 32, "alpha": 0.5}, {})
+        stages = ((8, 1.0), (16, 1.0), (32, 0.5), (32, 1.0))
         made = [
-            service.images("generate", model="shapes-progan", seed=SEED, **stage)[0]
-            for stage in stages
+            service.images(
+                "generate", model="shapes-progan", seed=SEED, resolution=side, alpha=alpha
+            )[0]
+            for side, alpha in stages
         ]
         captions = ("8x8", "16x16", "32x32, half faded in", "32x32")
         title = "shapes-progan: one scene at the resolutions of its growth (ProGAN)"
