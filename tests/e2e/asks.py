@@ -141,6 +141,9 @@ class Mix:
         wanted |= {k: draw(self) for k, draw in _DRAWN.items() if k in fields}
         if "n" in fields:
             wanted["n"] = self.source.randint(2 if name in STRIPS else 1, 3)
+        if "code" in fields:  # of a category there are no values in between
+            del wanted["n"]
+            wanted["values"] = [self.source.randrange(2) for _ in range(2)]
         if "prompt" in fields and "text" not in model.conditioning:
             wanted = {k: v for k, v in wanted.items() if "prompt" not in k}
         if "sampler" in wanted:

@@ -24,7 +24,7 @@ expect.set_options(timeout=PATIENCE_MS)
 KEY = "a key of the tests"
 STEADY = 0.1
 """The most that a page may shift: "good" by the Web Vitals."""
-NOT_IN_A_FORM = {"latents", "adapters", "control"}
+NOT_IN_A_FORM = {"latents", "latent_space", "adapters", "control"}
 """Fields that are no matter for typing, or that no model of the catalog has a use for."""
 OF_TEXT = {"prompt", "negative_prompt", "prompts", "factors"}
 
@@ -39,7 +39,7 @@ def test_models_are_chosen_from_a_list_by_family(site: str, open_page: Opener) -
     page.click("#model-button")
     items = page.locator(".chooser-item")
     expect(items).to_have_count(len(httpx.get(f"{site}/v1/models").json()["data"]))
-    expect(page.locator(".chooser-list h3", has_text="GAN")).to_be_visible()
+    expect(page.get_by_role("heading", name="GAN", exact=True)).to_be_visible()
     expect(page.locator(".chooser-about .sheet img")).to_be_visible()
     expect(page.locator(".chooser-about table").first).to_be_visible()
     page.get_by_role("searchbox").fill("shapes gan label")
