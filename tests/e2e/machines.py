@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -22,15 +23,6 @@ ISOLATED = ("unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-pr
 START = 'mount -t tmpfs own "$0" && exec "$@"'
 
 
-def lacking() -> str:
-    """Why there can be no such machines here; empty where there can."""
-    absent = [name for name in ("ip", "unshare") if shutil.which(name) is None]
-    if absent:
-        return f"there is no command {absent[0]}"
-    tried = subprocess.run([*ISOLATED, "--net", "true"], capture_output=True, check=False)
-    return "network namespaces take root" if tried.returncode else ""
-
-
 class Machine:
     """Where one command runs, with all that it starts; see `Network.machine`."""
 
@@ -41,16 +33,28 @@ class Machine:
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         """Start the command; one that ran there before has ended."""
-        entered = ["ip", "netns", "exec", self._namespace, *ISOLATED, "sh", "-c", START]
         with log.open("wb") as lines:
             self._process = subprocess.Popen(
-                [*entered, str(self.own), *command],
+                [*self._entered, *command],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=lines,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def tried(self) -> None:
+        """Run nothing there, once.
+
+        Raises:
+            CalledProcessError: not even that is possible.
+        """
+        subprocess.run([*self._entered, "true"], check=True, capture_output=True, text=True)
+
+    @property
+    def _entered(self) -> list[str]:
+        inside = ["ip", "netns", "exec", self._namespace, *ISOLATED]
+        return [*inside, "sh", "-c", START, str(self.own)]
 
     @property
     def runs(self) -> bool:
@@ -122,3 +126,19 @@ class Network:
 
 def _ip(*arguments: str) -> str:
     return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout  # noqa: S607 - wherever it is
+
+
+def lacking() -> str:
+    """Why there can be no such machines here, by trying to make one; empty where there can."""
+    if absent := [name for name in ("ip", "unshare") if shutil.which(name) is None]:
+        return f"there is no command {absent[0]}"
+    with tempfile.TemporaryDirectory(prefix="nodes-") as folder:
+        try:
+            network = Network(Path(folder))
+            try:
+                network.machine().tried()
+            finally:
+                network.close()
+        except subprocess.CalledProcessError as error:
+            return f"machines of namespaces cannot be made here: {error.stderr.strip()}"
+    return ""

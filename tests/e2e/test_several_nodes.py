@@ -16,9 +16,8 @@ from tests.e2e.machines import Machine, lacking
 from tests.e2e.running import Servers, until
 from tests.postgres import binaries
 
-ABSENT = lacking() or ("" if binaries() else "no PostgreSQL is installed")
 pytestmark = [
-    pytest.mark.skipif(bool(ABSENT), reason=ABSENT),
+    pytest.mark.skipif(not binaries(), reason="no PostgreSQL is installed"),
     pytest.mark.timeout(2400),  # three machines' processes may share two busy cores
 ]
 
@@ -34,6 +33,8 @@ FINAL = ("succeeded", "failed", "canceled")
 
 @pytest.fixture(scope="module")
 def cluster(servers: Servers) -> Iterator[Cluster]:
+    if why := lacking():
+        pytest.skip(why)
     servers.close()
     found = Cluster()
     yield found
