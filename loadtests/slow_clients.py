@@ -1,8 +1,9 @@
-"""What clients that dawdle cost the others: the 99th percentile with them over that without.
+"""What clients that dawdle cost: the others' 99th percentile over that beside prompt clients.
 
-``python -m loadtests.slow_clients``: some clients ask one after the other, first alone and then
-beside many that send their body byte by byte, do not read their stream, or hang up halfway. The two
-are measured in turns, so that what else the machine does falls on both.
+``python -m loadtests.slow_clients``: some clients ask one after the other, first alone, then beside
+many that ask for streams and read them at once, and then beside many that send their body byte by
+byte, do not read the same streams, or hang up halfway. The three are measured in turns, so that
+what else the machine does falls on each.
 """
 
 from __future__ import annotations
@@ -99,6 +100,31 @@ def dawdlers(address: str, count: int, stream: Mapping[str, Any] = STREAM) -> It
             thread.join(timeout=30)
 
 
+@contextmanager
+def prompt_readers(address: str, count: int, stream: Mapping[str, Any] = STREAM) -> Iterator[None]:
+    """As many clients as there are readers that do not read, asking the same; these read at once.
+
+    What the dawdlers' images cost the others is no fault of dawdling: these cost it too.
+    """
+    done = threading.Event()
+
+    def read_all() -> None:
+        with httpx.Client(base_url=address, timeout=120) as client:
+            while not done.is_set():
+                client.post("/v1/generate", json=dict(stream)).raise_for_status()
+                done.wait(20.0)
+
+    threads = [threading.Thread(target=read_all, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(timeout=30)
+
+
 def percentile(values: list[float], share: int) -> float:
     """The ``share``-th percentile."""
     return statistics.quantiles(values, n=100, method="inclusive")[share - 1]
@@ -116,11 +142,14 @@ def main() -> None:
     options = parser.parse_args()
     alone: list[float] = []
     beside: list[float] = []
+    prompt: list[float] = []
     own = nullcontext(options.url.rstrip("/")) if options.url else serving(options.config)
     with own as address:
         latencies(address, options.requests, options.clients)
         for _ in range(options.rounds):
             alone += latencies(address, options.requests, options.clients)
+            with prompt_readers(address, options.dawdlers):
+                prompt += latencies(address, options.requests, options.clients)
             with dawdlers(address, options.dawdlers):
                 beside += latencies(address, options.requests, options.clients)
     shares = (50, 95, 99)
@@ -129,8 +158,9 @@ def main() -> None:
         "requests": len(alone),
         "dawdlers": 3 * options.dawdlers,
         "alone": {f"p{s}": percentile(alone, s) for s in shares},
+        "beside_prompt_readers": {f"p{s}": percentile(prompt, s) for s in shares},
         "beside": {f"p{s}": percentile(beside, s) for s in shares},
-        "ratio": {f"p{s}": percentile(beside, s) / percentile(alone, s) for s in shares},
+        "ratio": {f"p{s}": percentile(beside, s) / percentile(prompt, s) for s in shares},
     }
     hardware.keep("slow_clients", result)
     print(json.dumps(result, indent=1))
