@@ -46,7 +46,6 @@ GENERATE: Examples = {
     },
     "label": {"model": "shapes-cgan", "label": 0, "n": 2, "seed": 7, "output_format": "webp"},
     "unconditional": {"model": "digits-realnvp", "n": 4, "temperature": 0.8},
-    "attribute": {"model": "shapes-stylegan2", "attributes": {"ring": 1.0}, "seed": 7},
 }
 
 EDIT: Examples = {
@@ -80,6 +79,12 @@ EDIT: Examples = {
         "operation": "style_mix",
         "seeds": [7, 8],
         "layer": 4,
+    },
+    "attribute": {
+        "model": "shapes-stylegan2",
+        "operation": "attribute",
+        "attributes": {"ring": 1.0},
+        "seed": 7,
     },
     "invert": {
         "model": "shapes-stylegan2",
