@@ -74,24 +74,6 @@ EDIT: Examples = {
         "n": 5,
         "seed": 7,
     },
-    "style_mix": {
-        "model": "shapes-stylegan2",
-        "operation": "style_mix",
-        "seeds": [7, 8],
-        "layer": 4,
-    },
-    "attribute": {
-        "model": "shapes-stylegan2",
-        "operation": "attribute",
-        "attributes": {"ring": 1.0},
-        "seed": 7,
-    },
-    "invert": {
-        "model": "shapes-stylegan2",
-        "operation": "invert",
-        "image": SAMPLE_IMAGE,
-        "steps": 20,
-    },
 }
 
 LIKELIHOOD: Examples = {
