@@ -14,7 +14,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,20 @@ def latencies(address: str, count: int, clients: int) -> list[float]:
     for thread in threads:
         thread.join()
     return found
+
+
+@contextmanager
+def crowd(kinds: Sequence[Callable[[], None]], count: int, done: threading.Event) -> Iterator[None]:
+    """So many threads of each kind, which end once ``done`` is set."""
+    threads = [threading.Thread(target=k, daemon=True) for k in kinds for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(timeout=30)
 
 
 @contextmanager
@@ -85,19 +99,8 @@ def dawdlers(address: str, count: int, stream: Mapping[str, Any] = STREAM) -> It
             with suppress(OSError), socket.create_connection((url.host, url.port)) as line:
                 line.sendall(head + body[: len(body) // 2])
 
-    threads = [
-        threading.Thread(target=kind, daemon=True)
-        for kind in (send_slowly, read_nothing, hang_up)
-        for _ in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
+    with crowd((send_slowly, read_nothing, hang_up), count, done):
         yield
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join(timeout=30)
 
 
 @contextmanager
@@ -114,15 +117,8 @@ def prompt_readers(address: str, count: int, stream: Mapping[str, Any] = STREAM)
                 client.post("/v1/generate", json=dict(stream)).raise_for_status()
                 done.wait(20.0)
 
-    threads = [threading.Thread(target=read_all, daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
+    with crowd((read_all,), count, done):
         yield
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join(timeout=30)
 
 
 def percentile(values: list[float], share: int) -> float:
