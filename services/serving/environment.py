@@ -30,7 +30,7 @@ SWITCHES = {
     # anew until starting Serve fails.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     # Three failed looks at the proxy, and Serve starts another: at Ray's 10 s apart, a HAProxy that
-    # was killed is missed for half a minute. A reload on a busy machine takes one or two of these.
+    # was killed is missed for half a minute.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "4",
     # What pools are scaled by is seconds old, not ten.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",

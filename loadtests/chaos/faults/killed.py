@@ -20,14 +20,11 @@ class KilledGateway(Fault):
 
 
 class KilledEngine(Fault):
-    """The only replica of the pool; requests wait for the next or are told to come again.
-
-    How many are depends on how fast this machine starts a process: what is bounded is the time.
-    """
+    """The only replica of the pool; requests wait for the next or are told to come again."""
 
     name = "kill-engine"
     about = "SIGKILL of the only replica that holds the engines"
-    bounds = Bounds(failed_share=1.0)
+    bounds = Bounds(failed_share=0.5)
 
     def inject(self, stage: Stage) -> None:
         """See `Fault.inject`."""
